@@ -1,0 +1,37 @@
+# The whole interface for developers; CI runs the same targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: dev demo test lint format bench clean help
+help:  ## what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml uv.lock tools/setup.sh
+	@PYTHON="$(PYTHON)" sh tools/setup.sh "$(VENV)"
+	@touch $(STAMP)
+
+dev: $(STAMP)  ## set up everything in .venv, from the lock file
+
+demo: $(STAMP)  ## the tutorial as local processes, with three refusals; checks every reply
+	@$(BIN)/python -m examples.demo
+
+test: $(STAMP)  ## every test this machine can run; ends with what was skipped and why
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff, mypy strict, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## rewrite the sources in the house's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP)  ## measure; a table, and JSON in bench/out
+	@$(BIN)/python -m bench
+
+clean:  ## remove what was set up
+	rm -rf $(VENV) bench/out

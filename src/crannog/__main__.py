@@ -1,0 +1,33 @@
+"""Where `crannog`, `scone` and `python -m crannog` begin.
+
+`crannog run` is decided here, before anything of the command line is imported: the launcher's
+start-up time is part of the product, and so is what it has to trust.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    return _dispatch(sys.argv, program="crannog")
+
+
+def main_as_scone() -> int:
+    """As `main`, named `scone` in help and messages."""
+    return _dispatch(sys.argv, program="scone")
+
+
+def _dispatch(argv: list[str], *, program: str) -> int:
+    if len(argv) > 1 and argv[1] == "run":
+        from crannog.runtime.command import run_command
+
+        return run_command(argv[2:], program=program)
+    from crannog.cli.main import run_cli
+
+    return run_cli(argv[1:], program=program)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

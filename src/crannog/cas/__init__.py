@@ -1,0 +1,1 @@
+"""The configuration and attestation service: keeps policies, appraises evidence, configures."""

@@ -1,0 +1,1 @@
+"""Sealed sessions, MACed chains and secrets in a database."""

@@ -1,0 +1,1 @@
+"""What vouches for a program: envelope, verification, appraisal. Pure."""

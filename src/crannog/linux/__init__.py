@@ -1,0 +1,1 @@
+"""Thin layers over Linux: seccomp notification, ptrace, memfd, procfs."""

@@ -1,0 +1,1 @@
+"""Certificate profiles, issuing, and the identities of keys. Pure."""

@@ -1,0 +1,1 @@
+"""Protecting directory trees: walk, encrypt in parallel, write atomically."""

@@ -1,0 +1,1 @@
+"""Serves virtual files to a program by answering its system calls."""

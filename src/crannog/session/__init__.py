@@ -1,0 +1,1 @@
+"""The session language: load, validate, substitute, decide access, hash. Pure."""

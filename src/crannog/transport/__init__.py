@@ -1,0 +1,1 @@
+"""TLS, bounded listeners, HTTP and clients: what moves bytes."""
