@@ -1,0 +1,1 @@
+"""The tutorial's whole job as local processes over real sockets; `make demo` runs it."""
