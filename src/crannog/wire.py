@@ -130,6 +130,15 @@ class Fields:
         """Whether the field is still there to be taken."""
         return name in self._left
 
+    def null(self, name: str) -> bool:
+        """Whether the field, which has to be there, is null; takes it when it is."""
+        if name not in self._left:
+            raise FormatError(f"{self._what} has no field {name!r}")
+        if self._left[name] is None:
+            del self._left[name]
+            return True
+        return False
+
     def text(self, name: str, *, limit: int = 4096) -> str:
         """A string of at most `limit` characters."""
         value = self._take(name)
