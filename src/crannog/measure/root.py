@@ -1,0 +1,287 @@
+"""Files read through a handle on a root directory, so that no link leads out of it.
+
+Decides how a path of the measured system becomes bytes: resolved as if the root handle were `/`,
+regular files only, opened without side effects. Leaves to its callers which paths matter.
+
+The kernel resolves with `openat2(RESOLVE_IN_ROOT)` where it can. Where it cannot (a seccomp profile
+older than the call answers EPERM, an older kernel ENOSYS) every component is opened by itself
+without following links, and links are resolved here against the root: slower, not weaker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import stat
+
+from crannog.errors import Misconfigured, TooLarge, Unavailable
+
+_SYS_OPENAT2 = 437  # the same number on every architecture (asm-generic/unistd.h)
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
+_SMALL = 1 << 16
+_MAX_LINKS = 40  # MAXSYMLINKS of the kernel
+_HANDLE = os.O_PATH | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+# What a link target or a missing component makes of a lookup; everything else is an error.
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+
+
+class _OpenHow(ctypes.Structure):
+    """`struct open_how` of openat2(2)."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+
+
+class Root:
+    """A root directory held open. Paths are absolute, as seen from inside it.
+
+    Args:
+        directory: where the root is; `/` for the system the launcher itself runs in.
+        resolve_here: do not ask the kernel, resolve component by component (tests compare both).
+    """
+
+    def __init__(self, directory: str = "/", *, resolve_here: bool = False) -> None:
+        try:
+            self._root = os.open(directory, _HANDLE | os.O_DIRECTORY)
+        except OSError as error:
+            raise Misconfigured(
+                f"root directory {directory!r} cannot be opened: {error.strerror}"
+            ) from error
+        self._here = resolve_here
+        self._digests: dict[tuple[int, int], bytes] = {}
+
+    def close(self) -> None:
+        """Let the handle go."""
+        os.close(self._root)
+
+    def __enter__(self) -> Root:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def handle(self, path: str) -> int | None:
+        """An O_PATH descriptor of what `path` leads to, links followed; None where it is absent."""
+        try:
+            return self._resolve(path)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise _unreadable(path, error) from error
+
+    def open_regular(self, path: str) -> int | None:
+        """A readable, close-on-exec descriptor of the regular file at `path`.
+
+        None where nothing is there, and where what is there is not a regular file: a loader asked
+        for a library does not take a directory or a device either. `Misconfigured` where it may not
+        be read, since what cannot be read cannot be measured.
+        """
+        handle = self.handle(path)
+        if handle is None:
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return None
+            # Only now for reading: opening a device or a FIFO by mistake would have effects.
+            return os.open(f"/proc/self/fd/{handle}", _READ)
+        except FileNotFoundError as error:
+            raise Unavailable(
+                f"{path}: cannot be opened for reading, since /proc is not mounted"
+            ) from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        finally:
+            os.close(handle)
+
+    def is_regular(self, path: str) -> bool:
+        """Whether a regular file is at `path`, links followed."""
+        handle = self.handle(path)
+        if handle is None:
+            return False
+        try:
+            return stat.S_ISREG(os.fstat(handle).st_mode)
+        finally:
+            os.close(handle)
+
+    def is_directory(self, path: str) -> bool:
+        """Whether a directory is at `path`, links followed."""
+        handle = self.handle(path)
+        if handle is None:
+            return False
+        try:
+            return stat.S_ISDIR(os.fstat(handle).st_mode)
+        finally:
+            os.close(handle)
+
+    def canonical(self, path: str) -> str | None:
+        """The path without links of what `path` leads to, as seen from inside; None where absent.
+
+        Found by resolving, not by asking the kernel for a name, so that it is inside the root.
+        """
+        try:
+            handle, names = self._walk(path)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise _unreadable(path, error) from error
+        os.close(handle)
+        return "/" + "/".join(names)
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """The sorted names in the directory at `path`; empty where there is none."""
+        handle = self.handle(path)
+        if handle is None:
+            return ()
+        try:
+            if not stat.S_ISDIR(os.fstat(handle).st_mode):
+                return ()
+            return tuple(sorted(os.listdir(f"/proc/self/fd/{handle}")))
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        finally:
+            os.close(handle)
+
+    def read(self, path: str, *, limit: int) -> bytes | None:
+        """The bytes of the regular file at `path`; `TooLarge` for more than `limit`."""
+        descriptor = self.open_regular(path)
+        if descriptor is None:
+            return None
+        try:
+            size = os.fstat(descriptor).st_size
+            if size > limit:
+                raise TooLarge(f"{path} has {size} bytes, expected at most {limit}")
+            found = bytearray()
+            while len(found) <= limit and (data := os.read(descriptor, limit + 1 - len(found))):
+                found += data
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        finally:
+            os.close(descriptor)
+        if len(found) > limit:
+            raise TooLarge(f"{path} has more than {limit} bytes")
+        return bytes(found)
+
+    def digest(self, path: str) -> bytes | None:
+        """SHA-256 of the regular file at `path`, None where there is none; each inode read once."""
+        descriptor = self.open_regular(path)
+        if descriptor is None:
+            return None
+        try:
+            return self.digest_open(descriptor, path)
+        finally:
+            os.close(descriptor)
+
+    def digest_open(self, descriptor: int, path: str) -> bytes:
+        """SHA-256 of an open file, from its start; `path` names it in errors."""
+        status = os.fstat(descriptor)
+        key = (status.st_dev, status.st_ino)
+        found = self._digests.get(key)
+        if found is None:
+            try:
+                found = _sha256(descriptor, status.st_size)
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            self._digests[key] = found
+        return found
+
+    def _resolve(self, path: str) -> int:
+        if not self._here:
+            how = _OpenHow(_HANDLE, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+            found = _syscall(
+                _SYS_OPENAT2,
+                ctypes.c_int(self._root),
+                os.fsencode(path),
+                ctypes.byref(how),
+                ctypes.c_size_t(ctypes.sizeof(how)),
+            )
+            if found >= 0:
+                return int(found)
+            code = ctypes.get_errno()
+            if code == errno.EAGAIN:  # a rename beside us made the kernel give up; walk instead
+                return self._walk(path)[0]
+            if code not in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
+                raise OSError(code, os.strerror(code))
+            self._here = True
+        return self._walk(path)[0]
+
+    def _walk(self, path: str) -> tuple[int, list[str]]:
+        """Resolve component by component; returns an O_PATH handle and the canonical names.
+
+        `..` goes to the directory that was really passed through, which is held open, and stays at
+        the root there, as with RESOLVE_IN_ROOT. A link is its text, resolved inside the root, so
+        that the magic ones of /proc lead nowhere else either.
+        """
+        if "\0" in path:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        left = path.split("/")[::-1]
+        held: list[tuple[str, int]] = []
+        links = 0
+        try:
+            while left:
+                name = left.pop()
+                if name in ("", "."):
+                    continue
+                if name == "..":
+                    if held:
+                        os.close(held.pop()[1])
+                    continue
+                above = held[-1][1] if held else self._root
+                found = os.open(name, _HANDLE | os.O_NOFOLLOW, dir_fd=above)
+                try:
+                    is_link = stat.S_ISLNK(os.fstat(found).st_mode)
+                    target = os.readlink("", dir_fd=found) if is_link else ""
+                except BaseException:
+                    os.close(found)
+                    raise
+                if not is_link:
+                    held.append((name, found))
+                    continue
+                os.close(found)
+                links += 1
+                if links > _MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                if target.startswith("/"):
+                    while held:
+                        os.close(held.pop()[1])
+                left.extend(target.split("/")[::-1])
+            names = [name for name, _ in held]
+            if path.endswith("/") and held:  # a trailing slash asks for a directory
+                status = os.fstat(held[-1][1])
+                if not stat.S_ISDIR(status.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            result = held.pop()[1] if held else os.dup(self._root)
+            os.set_inheritable(result, False)
+            return result, names
+        finally:
+            for _, descriptor in held:
+                os.close(descriptor)
+
+
+def _sha256(descriptor: int, size: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    if size <= _SMALL:
+        # Until the end and not until `size`: /proc and a growing file say less than they hold.
+        digest = hashlib.sha256()
+        while data := os.read(descriptor, _SMALL + 1):
+            digest.update(data)
+        return digest.digest()
+    with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _unreadable(path: str, error: OSError) -> Misconfigured:
+    return Misconfigured(
+        f"{path}: {(error.strerror or 'unreadable').lower()}",
+        hint="what cannot be read cannot be measured; see the file's mode and owner",
+    )
