@@ -1,0 +1,203 @@
+"""The contents of files: chunks that are encrypted or authenticated one by one.
+
+Encrypted: AES-256-GCM under the file's own key. The nonce is 11 bytes of the chunk's number, big
+endian, and 1 byte that is 1 in the last chunk and 0 before, as in STREAM (Hoang, Reyhanitabar,
+Rogaway, Vizar 2015) and age: so a chunk can be neither moved, nor left out, nor be the end where it
+was not. The key is fresh for every file and every `addf`, hence no nonce is used twice with a key.
+Authenticated: SHA-256 of the chunk. Not keyed, since who reads a plain fspf would know the key.
+
+Ciphertext has the length of the plaintext; the tags are in the fspf. Everything here works on
+buffers, so that a file can be filled in by several threads, each with its own range of chunks.
+`Verifier`s are not shared between threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from crannog.errors import IntegrityError
+from crannog.shield.model import CHUNK_DIGEST, CHUNK_TAG, FileEntry, Protection
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+def nonce(index: int, *, last: bool) -> bytes:
+    """The 12 bytes that chunk `index`, counted from 0, is sealed with."""
+    return index.to_bytes(11, "big") + (b"\1" if last else b"\0")
+
+
+def chunk_span(entry: FileEntry, index: int) -> tuple[int, int]:
+    """Offset and length in bytes of chunk `index`, in plaintext and on disk alike."""
+    offset = index * entry.chunk_length
+    if not 0 <= offset < entry.size:
+        raise ValueError(f"chunk {index} of a file of {entry.chunks} chunks")
+    return offset, min(entry.chunk_length, entry.size - offset)
+
+
+class ChunkReader:
+    """Verifies, and where encrypted decrypts, the chunks of one file; for one thread at a time."""
+
+    __slots__ = ("_cipher", "_entry", "_last", "_scratch")
+
+    def __init__(self, entry: FileEntry) -> None:
+        self._entry = entry
+        self._last = entry.chunks - 1
+        encrypted = entry.protection is Protection.ENCRYPTED
+        self._cipher = AESGCM(entry.key) if encrypted else None
+        # cryptography wants ciphertext and tag in one buffer.
+        room = min(entry.chunk_length, entry.size) + CHUNK_TAG if encrypted else 0
+        self._scratch = bytearray(room)
+
+    def read_into(self, index: int, data: Buffer, out: Buffer) -> None:
+        """Put the plaintext of chunk `index` into `out`, or raise and leave `out` to be dropped.
+
+        Args:
+            index: the chunk's number.
+            data: the chunk as it is on disk, exactly as long as `chunk_span` says.
+            out: writable, of the same length; may not overlap `data`.
+
+        Raises:
+            IntegrityError: a changed, moved, shortened or foreign chunk.
+        """
+        entry = self._entry
+        _, length = chunk_span(entry, index)
+        if len(data) != length:
+            raise _refused(entry, index)
+        if self._cipher is None:
+            # Copied first and checked in the copy: what is on disk may change in between.
+            memoryview(out)[:length] = data
+            verify_digest(entry, index, memoryview(out)[:length])
+            return
+        scratch = self._scratch
+        scratch[:length] = data
+        scratch[length : length + CHUNK_TAG] = entry.tags[
+            index * CHUNK_TAG : (index + 1) * CHUNK_TAG
+        ]
+        try:
+            self._cipher.decrypt_into(
+                nonce(index, last=index == self._last),
+                memoryview(scratch)[: length + CHUNK_TAG],
+                None,
+                memoryview(out)[:length],
+            )
+        except InvalidTag as error:
+            raise _refused(entry, index) from error
+
+
+def decrypt_chunk_into(entry: FileEntry, index: int, data: Buffer, out: Buffer) -> None:
+    """As `ChunkReader.read_into`, for a single chunk."""
+    ChunkReader(entry).read_into(index, data, out)
+
+
+def verify_digest(entry: FileEntry, index: int, data: Buffer) -> None:
+    """Refuse a chunk of an authenticated file that is not what was recorded.
+
+    Raises:
+        IntegrityError: the chunk's SHA-256 is another.
+    """
+    expected = entry.tags[index * CHUNK_DIGEST : (index + 1) * CHUNK_DIGEST]
+    if not hmac.compare_digest(hashlib.sha256(data).digest(), expected):
+        raise _refused(entry, index)
+
+
+def read_file_into(
+    entry: FileEntry,
+    data: Buffer,
+    out: Buffer,
+    *,
+    first: int = 0,
+    end: int | None = None,
+) -> None:
+    """Fill `out` with the plaintext of the whole file, or of its chunks from `first` to `end`.
+
+    For a large file several threads each take a range: AES-GCM runs without the interpreter's lock.
+
+    Args:
+        entry: what the fspf says of the file.
+        data: the file as it is on disk, whole (a mapping of it, or its bytes).
+        out: writable, `entry.size` bytes (a mapping of a memfd).
+        first: the first chunk to do.
+        end: one past the last; None for all.
+
+    Raises:
+        IntegrityError: `data` has another length, or a chunk is not authentic. `out` then holds
+            nothing that may be used.
+    """
+    if len(data) != entry.size:
+        raise IntegrityError(
+            f"the file has {len(data)} bytes, expected {entry.size}",
+            hint="the file was truncated, extended or replaced after 'fspf addf'",
+        )
+    if len(out) != entry.size:
+        raise ValueError(f"buffer of {len(out)} bytes for a file of {entry.size}")
+    reader = ChunkReader(entry)
+    with memoryview(data) as source, memoryview(out) as target:
+        for index in range(first, entry.chunks if end is None else end):
+            offset, length = chunk_span(entry, index)
+            with (
+                source[offset : offset + length] as chunk,
+                target[offset : offset + length] as room,
+            ):
+                reader.read_into(index, chunk, room)
+
+
+def read_file(entry: FileEntry, data: Buffer) -> bytes:
+    """The plaintext of a whole file from the bytes on disk; see `read_file_into`."""
+    out = bytearray(entry.size)
+    read_file_into(entry, data, out)
+    return bytes(out)
+
+
+def chunk_ranges(entry: FileEntry, parts: int) -> Iterator[tuple[int, int]]:
+    """The file's chunks as at most `parts` ranges (first, end) of about one size."""
+    step = max(1, -(-entry.chunks // max(1, parts)))
+    for first in range(0, entry.chunks, step):
+        yield first, min(entry.chunks, first + step)
+
+
+class ChunkWriter:
+    """Makes the ciphertext and the tags (or the digests) of one file; for one thread at a time.
+
+    Args:
+        protection: AUTHENTICATED or ENCRYPTED.
+        key: the file's fresh key; ignored where authenticated.
+        chunks: how many chunks the file has, which decides which is the last.
+        chunk_length: bytes of every chunk but the last.
+    """
+
+    __slots__ = ("_chunks", "_encrypt", "_scratch")
+
+    def __init__(
+        self, protection: Protection, key: bytes, *, chunks: int, chunk_length: int
+    ) -> None:
+        self._encrypt: Callable[[bytes, Buffer, None, bytearray | memoryview], int] | None = None
+        self._chunks = chunks
+        if protection is Protection.ENCRYPTED:
+            self._encrypt = AESGCM(key).encrypt_into
+            self._scratch = bytearray(chunk_length + CHUNK_TAG)
+
+    def write(self, index: int, plaintext: Buffer, out: memoryview) -> bytes:
+        """Put the chunk as it goes to disk into `out`; returns its tag or digest."""
+        if self._encrypt is None:
+            out[: len(plaintext)] = plaintext
+            return hashlib.sha256(plaintext).digest()
+        length = len(plaintext)
+        room = memoryview(self._scratch)[: length + CHUNK_TAG]
+        self._encrypt(nonce(index, last=index == self._chunks - 1), plaintext, None, room)
+        out[:length] = room[:length]
+        return bytes(room[length:])
+
+
+def _refused(entry: FileEntry, index: int) -> IntegrityError:
+    # The reference's words for it: "Verification of file chunk 0 (bytes 0 to 4091) of file …"
+    offset, length = chunk_span(entry, index)
+    return IntegrityError(
+        f"verification of file chunk {index} (bytes {offset} to {offset + length - 1}) failed",
+        hint="the file was changed after 'fspf addf', or belongs to another fspf",
+    )
