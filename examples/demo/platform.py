@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from crannog.testing.platform import CRANNOG, DevelopmentPlatform
 from examples.demo.narrator import Narrator
 
 START_SECONDS = 30.0
@@ -87,29 +87,22 @@ class Platform:
         self.namespace = f"HelloWorld-{os.getpid()}-{time.time_ns() % 100_000}"
         self.mrenclave = ""
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._addresses: dict[str, str] = {}
+        self._services = DevelopmentPlatform(directory)
 
     def __enter__(self) -> Platform:
         self.narrator.chapter("A development platform: CAS and LAS")
         self.narrator.command("crannog up")
-        process = subprocess.Popen(
-            [*_crannog(), "up", "--json", "--state-directory", str(self.directory / "state")]
-            + ["--client-port", "0", "--enclave-port", "0", "--las-port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=(self.directory / "up.log").open("wb"),
-            env=self._environment({}),
-        )
-        self._processes.append(process)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise Failed((self.directory / "up.log").read_text())
-        self._addresses = json.loads(line)
+        self._services.__enter__()
         self.narrator.output(
-            "\n".join(f"{name}: {value}" for name, value in self._addresses.items())
+            f"CAS for clients   {self._services.cas_client}\n"
+            f"CAS for programs  {self._services.cas_enclave}\n"
+            f"LAS               {self._services.las}\n"
+            f"key of the CAS    {self._services.cas_key_hash}"
         )
-        self.crannog(
-            "cas", "attest", self.address("cas_client"), "-c", self.address("cas_key_hash")
+        self.narrator.output(
+            self.crannog(
+                "cas", "attest", self._services.cas_client, "-c", self._services.cas_key_hash
+            )
         )
         return self
 
@@ -119,53 +112,31 @@ class Platform:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process in reversed(self._processes):
+        for process in self._processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in reversed(self._processes):
-            try:
-                process.wait(timeout=STOP_SECONDS)
-            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                self.narrator.check(
-                    f"{process.args!r} stops when told to", "killed", lambda _: False, "stopped"
-                )
-
-    def address(self, name: str) -> str:
-        """One of the addresses that `crannog up` printed."""
-        return self._addresses[name]
+        status = self._services.stop()
+        self.narrator.check("CAS and LAS stop when told to", status, lambda s: s == 0, "status 0")
 
     def left_running(self) -> list[int]:
         """Processes of this demo that are still there."""
         return [process.pid for process in self._processes if process.poll() is None]
 
-    def crannog(self, *arguments: str, expect: int = 0) -> str:
+    def crannog(self, *arguments: str) -> str:
         """Run a command of the command line to its end; its stdout."""
         self.narrator.command("crannog " + " ".join(self._shorten(word) for word in arguments))
-        done = subprocess.run(
-            [*_crannog(), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            env=self._environment({}),
-            check=False,
-        )
-        if done.returncode != expect:
-            raise Failed(
-                f"crannog {' '.join(arguments)} ended with {done.returncode}: {done.stderr}"
-            )
-        return done.stdout
+        return self._services.run(*arguments)
 
     def measure(self) -> str:
         """The measurement of the interpreter, as the tutorial asks for it."""
         self.narrator.command("SCONE_HASH=1 crannog run -- python3")
         done = subprocess.run(
-            [*_crannog(), "run", "--", PYTHON],
+            [*CRANNOG, "run", "--", PYTHON],
             capture_output=True,
             text=True,
             timeout=START_SECONDS,
-            env=self._environment({"SCONE_HASH": "1"}),
+            env=self._services.environment({"SCONE_HASH": "1"}),
             check=False,
         )
         if done.returncode != 0:
@@ -182,22 +153,18 @@ class Platform:
         sink: IO[bytes]
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [*_crannog(), "run", "--", PYTHON, *arguments],
+                [*CRANNOG, "run", "--", PYTHON, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=self._environment(environment),
+                env=self._services.environment(environment),
             )
         self._processes.append(process)
         return Program(process, port, log)
 
     def attested(self, session: str) -> dict[str, str]:
         """The three variables of the tutorial's attested manifests."""
-        return {
-            "SCONE_CAS_ADDR": self.address("cas_enclave"),
-            "SCONE_LAS_ADDR": self.address("las"),
-            "SCONE_CONFIG_ID": f"{session}/application",
-        }
+        return self._services.attested(f"{session}/application")
 
     def stop(self, program: Program) -> None:
         """End a program as `docker stop` would, and check that it does."""
@@ -207,14 +174,6 @@ class Platform:
         except subprocess.TimeoutExpired:
             status = "still running"
         self.narrator.check("it ends on SIGTERM", status, lambda s: s == 143, "status 143")
-
-    def _environment(self, more: dict[str, str]) -> dict[str, str]:
-        base = {
-            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-            "HOME": str(self.directory),
-            "LANG": "C.UTF-8",
-        }
-        return base | more
 
     def _shorten(self, word: str) -> str:
         return word.replace(str(self.directory), "$PWD")
@@ -226,6 +185,3 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
-
-def _crannog() -> list[str]:
-    return [sys.executable, "-m", "crannog"]

@@ -1,8 +1,8 @@
 """How the command line speaks: results on stdout, everything else on stderr.
 
 - A result is what a script would read: a hash, a session, a tag, one JSON value with `--json`.
-- Warnings, progress and errors go to stderr; errors as `PROGRAM: error: …`, their causes as
-  `caused by: …`, and what to do about it as `PROGRAM: hint: …`.
+- Warnings and progress go to stderr, and so do errors, in the reference's form: `Error: …`, then
+  a line `Caused by: …` for each cause, innermost last, and `Hint: …` for what to do about it.
 - Nothing asks a question when stdin is not a terminal.
 """
 
@@ -16,7 +16,7 @@ from crannog.wire import Json, encode_json
 
 
 class Ui:
-    """The two streams under one program name; `output` replaces stdout where `-o FILE` is given."""
+    """The two streams; `program` is the name that the user called."""
 
     def __init__(self) -> None:
         self.program = "crannog"
@@ -32,22 +32,22 @@ class Ui:
 
     def note(self, text: str) -> None:
         """Something to know, on stderr."""
-        print(f"{self.program}: {_printable(text)}", file=sys.stderr, flush=True)
+        print(_printable(text), file=sys.stderr, flush=True)
 
     def warning(self, text: str) -> None:
         """Something to think about, on stderr."""
-        print(f"{self.program}: warning: {_printable(text)}", file=sys.stderr, flush=True)
+        print(f"Warning: {_printable(text)}", file=sys.stderr, flush=True)
 
     def error(self, error: Error, *, doing: str = "") -> int:
         """Print an error with its causes and hints; its exit status."""
         lines = list(chain(error))
         if doing:
             lines.insert(0, doing)
-        print(f"{self.program}: error: {_printable(lines[0])}", file=sys.stderr)
+        print(f"Error: {_printable(lines[0])}", file=sys.stderr)
         for line in lines[1:]:
-            print(f"  caused by: {_printable(line)}", file=sys.stderr)
+            print(f"Caused by: {_printable(line)}", file=sys.stderr)
         for hint in hints(error):
-            print(f"{self.program}: hint: {_printable(hint)}", file=sys.stderr)
+            print(f"Hint: {_printable(hint)}", file=sys.stderr)
         sys.stderr.flush()
         return error.exit_code
 

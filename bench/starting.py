@@ -1,0 +1,103 @@
+"""Start to exit of a small Python program: plain, under the shield, and attested."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.report import Row
+from bench.tools import CRANNOG, protect
+from crannog.testing.platform import DevelopmentPlatform
+
+ROUNDS = 15
+PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def starting() -> list[Row]:
+    """Medians in milliseconds, the variants interleaved."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        plain = directory / "plain"
+        plain.mkdir()
+        (plain / "hello.py").write_text("print('hello')\n")
+        shield = protect(plain, directory / "image", "/app")
+        with DevelopmentPlatform(directory) as platform:
+            platform.attest()
+            _create_session(platform, shield)
+            variants = {
+                "plain": ([PYTHON, str(plain / "hello.py")], platform.environment({})),
+                "launcher": (
+                    [*CRANNOG, "run", "--", PYTHON, str(plain / "hello.py")],
+                    platform.environment({}),
+                ),
+                "shield": (
+                    [*CRANNOG, "run", "--", PYTHON, "/app/hello.py"],
+                    platform.environment(shield),
+                ),
+                "attested": (
+                    [*CRANNOG, "run", "--", PYTHON],
+                    platform.environment(platform.attested("bench/application")),
+                ),
+            }
+            taken: dict[str, list[float]] = {variant: [] for variant in variants}
+            for _ in range(ROUNDS):
+                for variant, (command, environment) in variants.items():
+                    taken[variant].append(_milliseconds(command, environment))
+    median = {variant: statistics.median(times) for variant, times in taken.items()}
+    base = median["plain"]
+
+    def row(title: str, variant: str, limit: float) -> Row:
+        more = median[variant] - base
+        return Row(title, more, "ms more", "plain", median[variant] / base, f"≤ {limit:.0f} ms more", more <= limit)
+
+    return [
+        Row("Python hello, plain", base, "ms"),
+        Row("Python hello, launcher only", median["launcher"] - base, "ms more", "plain", median["launcher"] / base),
+        row("Python hello, under the shield", "shield", 60),
+        row("Python hello, attested and under the shield", "attested", 200),
+    ]
+
+
+def _create_session(platform: DevelopmentPlatform, shield: dict[str, str]) -> None:
+    mrenclave = subprocess.run(
+        [*CRANNOG, "run", "--", PYTHON],
+        env=platform.environment({"SCONE_HASH": "1"}),
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ).stdout.strip()
+    platform.create_session(
+        f"""\
+name: bench
+version: "0.2"
+services:
+   - name: application
+     mrenclaves: [{mrenclave}]
+     command: python3 /app/hello.py
+     fspf_path: {shield["SCONE_FSPF"]}
+     fspf_key: {shield["SCONE_FSPF_KEY"]}
+     fspf_tag: {shield["SCONE_FSPF_TAG"]}
+"""
+    )
+
+
+def _milliseconds(command: list[str], environment: dict[str, str]) -> float:
+    start = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    taken = (time.perf_counter() - start) * 1000
+    if done.returncode != 0 or done.stdout != b"hello\n":
+        raise RuntimeError(f"{command} failed: {done.stderr.decode(errors='replace')}")
+    return taken

@@ -1,0 +1,129 @@
+"""The command tree, and the one place where an error becomes an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from crannog import __version__
+from crannog.cli import cas, fspf, las, session, user
+from crannog.cli.arguments import expand_argument_files
+from crannog.cli.state import state
+from crannog.cli.ui import ui
+from crannog.cli.up import up
+from crannog.errors import EXIT_USAGE, Error
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Confidential applications: programs get their secrets once they have proved what"
+    " they are.",
+    epilog="`crannog run [--] COMMAND...` starts a program; see `crannog run --help`.",
+)
+app.add_typer(session.app, name="session", help="Sessions: the policies that a CAS keeps.")
+app.add_typer(cas.app, name="cas", help="The configuration and attestation service.")
+app.add_typer(las.app, name="las", help="The local attestation service of a node.")
+app.add_typer(fspf.app, name="fspf", help="Encrypt or authenticate directory trees.")
+app.add_typer(user.app, name="self", help="Who you are to a CAS.")
+app.command()(up)
+
+
+@app.command(
+    name="run",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def run(context: typer.Context) -> None:
+    """Measure, attest and start a program: `crannog run [--] COMMAND...`."""
+    # Reached only when a global option stands before `run`; __main__ takes the short way.
+    from crannog.runtime.command import run_command
+
+    raise typer.Exit(run_command(list(context.args), program=ui.program))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    ui.result(f"{ui.program} {__version__}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        ui.result(f"{ui.program} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="The file with your identity and the attested CASes.",
+            envvar="SCONE_CLI_CONFIG",
+            show_default="~/.cas/config.json",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", help="Write the output to this file instead of stdout.")
+    ] = None,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+    del show_version
+    if config is not None:
+        state.config_path = config
+    if output is not None:
+        _redirect(output)
+
+
+def run_cli(arguments: list[str], *, program: str) -> int:
+    """Run one command; returns the exit status and raises nothing that a user would see.
+
+    Our own bugs do end in a traceback: they are no message for users.
+    """
+    ui.program = program
+    try:
+        expanded = expand_argument_files(arguments)
+        status = typer.main.get_command(app).main(
+            args=expanded, prog_name=program, standalone_mode=False
+        )
+        sys.stdout.flush()
+    except Error as error:
+        return ui.error(error, doing=state.doing)
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        ui.note("interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone; what is left in the buffer must not raise at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    return status if isinstance(status, int) else 0
+
+
+def _redirect(path: Path) -> None:
+    try:
+        sys.stdout = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {path}: {error.strerror}") from error
