@@ -31,6 +31,7 @@ class Error(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = EXIT_FAILED
+    details: tuple[str, ...] = ()  # public lines that follow the message in the chain
 
     def __init__(self, message: str, *, hint: str = "", internal: str = "") -> None:
         super().__init__(message)
@@ -168,6 +169,7 @@ def chain(error: BaseException) -> tuple[str, ...]:
         seen.add(id(current))
         if isinstance(current, Error):
             lines.append(current.message)
+            lines.extend(current.details)
             if isinstance(current, EvidenceRejected):
                 lines.extend(current.mismatches)
             if isinstance(current, Refused):
