@@ -1,9 +1,9 @@
 """Which files the ELF loader will map for a program, found as it finds them.
 
-Decides the closure of needed libraries, in the loader's order (breadth first), for glibc and musl,
-without any `LD_*` variable. Where the processor decides between variants of a library
-(`glibc-hwcaps`, and the older `haswell`, `tls` and so on of glibc before 2.37) every variant that is
-there belongs to the closure, so that one program has one measurement on every machine.
+Decides the closure of needed libraries, in the loader's order (breadth first), for glibc and for
+musl, without any `LD_*` variable. Where the processor decides between variants of a library
+(`glibc-hwcaps`, and the older `haswell`, `tls` and so on of glibc before 2.37) every variant that
+is there belongs to the closure, so that one program has one measurement on every machine.
 
 Source: ld.so(8), glibc's `elf/dl-load.c` and `dl-cache.c`, musl's `ldso/dynlink.c`.
 """
@@ -209,7 +209,7 @@ class Loader:
                 ancestor = ancestor.parent
             raw += [(path, requester) for path in requester.elf.runpath]
         expanded = [self._expand(path, owner) for path, owner in raw if path]
-        # A relative entry, or an empty one, is the working directory: what is there is not measured.
+        # A relative entry, or an empty one, is the working directory, where nothing is measured.
         if any(not path for path, _ in raw) or any(not path.startswith("/") for path in expanded):
             raise Unsupported(
                 f"{requester.path}: its RPATH or RUNPATH names the working directory",

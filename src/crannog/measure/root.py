@@ -15,6 +15,7 @@ import errno
 import hashlib
 import os
 import stat
+from typing import NamedTuple
 
 from crannog.errors import Misconfigured, TooLarge, Unavailable
 
@@ -40,6 +41,23 @@ class _OpenHow(ctypes.Structure):
     )
 
 
+class FileIdentity(NamedTuple):
+    """Which file it was, and in which state: any write to it changes the last two or three."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class FileDigest(NamedTuple):
+    """SHA-256 of a file, and which file that was."""
+
+    digest: bytes
+    identity: FileIdentity
+
+
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
@@ -59,7 +77,7 @@ class Root:
                 f"root directory {directory!r} cannot be opened: {error.strerror}"
             ) from error
         self._here = resolve_here
-        self._digests: dict[tuple[int, int], bytes] = {}
+        self._digests: dict[FileIdentity, bytes] = {}
 
     def close(self) -> None:
         """Let the handle go."""
@@ -172,7 +190,7 @@ class Root:
             raise TooLarge(f"{path} has more than {limit} bytes")
         return bytes(found)
 
-    def digest(self, path: str) -> bytes | None:
+    def digest(self, path: str) -> FileDigest | None:
         """SHA-256 of the regular file at `path`, None where there is none; each inode read once."""
         descriptor = self.open_regular(path)
         if descriptor is None:
@@ -182,18 +200,23 @@ class Root:
         finally:
             os.close(descriptor)
 
-    def digest_open(self, descriptor: int, path: str) -> bytes:
-        """SHA-256 of an open file, from its start; `path` names it in errors."""
-        status = os.fstat(descriptor)
-        key = (status.st_dev, status.st_ino)
-        found = self._digests.get(key)
+    def digest_open(self, descriptor: int, path: str) -> FileDigest:
+        """SHA-256 of an open file, from its start; `path` names it in errors.
+
+        Raises:
+            Misconfigured: the file changed while it was read.
+        """
+        identity = _identity(descriptor)
+        found = self._digests.get(identity)
         if found is None:
             try:
-                found = _sha256(descriptor, status.st_size)
+                found = _sha256(descriptor, identity.size)
             except OSError as error:
                 raise _unreadable(path, error) from error
-            self._digests[key] = found
-        return found
+            if _identity(descriptor) != identity:
+                raise Misconfigured(f"{path}: changed while it was measured")
+            self._digests[identity] = found
+        return FileDigest(found, identity)
 
     def _resolve(self, path: str) -> int:
         if not self._here:
@@ -266,6 +289,13 @@ class Root:
         finally:
             for _, descriptor in held:
                 os.close(descriptor)
+
+
+def _identity(descriptor: int) -> FileIdentity:
+    status = os.fstat(descriptor)
+    return FileIdentity(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
 
 
 def _sha256(descriptor: int, size: int) -> bytes:

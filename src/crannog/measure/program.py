@@ -1,0 +1,258 @@
+"""A program's measurement: the executable, what it loads natively, what changes its loading.
+
+Decides the entries of the canonical list (docs/formats/measurement.md) and joins the parts of this
+package. Leaves to the launcher where the executable was found and what is done with the result.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from crannog.errors import FormatError, Misconfigured, Unsupported
+from crannog.measure.elf import Elf, is_elf
+from crannog.measure.loader import Loader, Mapped
+from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
+from crannog.measure.python import extension_modules, find_python, start_files
+from crannog.measure.root import FileDigest, FileIdentity, Root
+from crannog.measure.script import parse_shebang
+from crannog.measure.system import (
+    CACHE,
+    NSSWITCH,
+    PRELOAD,
+    libc_files,
+    library_bytes,
+    nss_modules,
+    openssl_directory,
+    openssl_files,
+)
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The program's PATH where its session sets none, and where `#!/usr/bin/env NAME` is looked up."""
+
+_MAX_SCRIPTS = 4  # the kernel allows five interpreters in a row
+
+
+class MeasuredFile(NamedTuple):
+    """A native file of the measurement, as it was when its bytes were read."""
+
+    path: str
+    identity: FileIdentity
+
+
+class Measurement(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        mrenclave: 64 hex digits.
+        program: absolute path of what was asked for: the script, where it is one.
+        executable: absolute path of the ELF file that is executed.
+        identity: of that file.
+        prefix: what goes before the program's arguments: empty, or what `#!` lines add, from
+            `argv[0]` up to and including the script's path.
+        native: ELF files that may be loaded whatever SCONE_ALLOW_DLOPEN says.
+        entries: the canonical list's, sorted.
+        settings: the measured settings.
+        python: whether the executable is a CPython interpreter.
+    """
+
+    mrenclave: str
+    program: str
+    executable: str
+    identity: FileIdentity
+    prefix: tuple[str, ...]
+    native: tuple[MeasuredFile, ...]
+    entries: tuple[Entry, ...]
+    settings: ProgramSettings
+    python: bool
+
+
+def measure_program(root: Root, path: str, settings: ProgramSettings) -> Measurement:
+    """Measure the program at `path`, an absolute path inside `root`.
+
+    Raises:
+        Misconfigured: it, its interpreter or its library is not there, or may not be read.
+        FormatError, Unsupported: it is neither ELF nor a script, or needs what cannot be measured.
+    """
+    return _Measuring(root, settings).measure(path)
+
+
+class _Measuring:
+    def __init__(self, root: Root, settings: ProgramSettings) -> None:
+        self._root = root
+        self._settings = settings
+        self._entries: dict[tuple[Role, str], FileDigest | None] = {}
+        self._native: dict[str, MeasuredFile] = {}
+
+    def measure(self, path: str) -> Measurement:
+        executable, prefix = self._scripts(path)
+        loader = Loader(self._root)
+        closure = loader.closure(executable)
+        if closure.missing:
+            lost = closure.missing[0]
+            raise Misconfigured(f"{lost.needed_by} needs {lost.name}, which is nowhere")
+        found = self._add(Role.EXECUTABLE, executable, native=True)
+        if found is None:
+            raise Misconfigured(f"{executable}: not there, or not a regular file")
+        if closure.interpreter is not None:
+            self._add(Role.INTERPRETER, closure.interpreter, native=True)
+        for library in closure.libraries:
+            self._add(Role.LIBRARY, library.path, native=True)
+        modules = self._modules(loader, closure.executable, closure.libraries, closure.interpreter)
+        is_python = self._python(
+            loader, executable, closure.executable, closure.libraries, closure.interpreter, modules
+        )
+        self._system(closure.executable, [*closure.libraries, *modules], closure.musl)
+        entries = tuple(
+            sorted(
+                Entry(role, name, None if digest is None else digest.digest)
+                for (role, name), digest in self._entries.items()
+            )
+        )
+        return Measurement(
+            mrenclave(self._settings, entries),
+            path,
+            executable,
+            found.identity,
+            prefix,
+            tuple(self._native.values()),
+            entries,
+            self._settings,
+            is_python,
+        )
+
+    def _scripts(self, path: str) -> tuple[str, tuple[str, ...]]:
+        """Follow `#!` lines to the ELF file, as the kernel does; env is resolved here and now."""
+        prefix: tuple[str, ...] = ()
+        current = path
+        for _ in range(_MAX_SCRIPTS + 1):
+            head = self._head(current)
+            if is_elf(head):
+                return current, prefix
+            shebang = parse_shebang(head, current)
+            self._add(Role.SCRIPT, current)
+            rest = prefix or (current,)
+            if shebang.env is not None:
+                # env would search the program's PATH; measured is what is executed, so that is
+                # decided here. env itself does not run.
+                current = self._find(shebang.env, current)
+                prefix = (current, *shebang.arguments, *rest)
+            else:
+                current = shebang.interpreter
+                prefix = (current, *shebang.arguments, *rest)
+        raise Unsupported(f"{path}: more than {_MAX_SCRIPTS} interpreters in a row")
+
+    def _head(self, path: str) -> bytes:
+        descriptor = self._root.open_regular(path)
+        if descriptor is None:
+            raise Misconfigured(f"{path}: not there, or not a regular file")
+        try:
+            return os.pread(descriptor, 512, 0)
+        finally:
+            os.close(descriptor)
+
+    def _find(self, name: str, script: str) -> str:
+        if "/" in name:
+            return name
+        for directory in DEFAULT_PATH.split(":"):
+            if self._root.is_regular(f"{directory}/{name}"):
+                return f"{directory}/{name}"
+        raise Misconfigured(
+            f"{script}: its interpreter {name!r} is not on the fixed PATH",
+            hint=f"name it by its absolute path in the #! line; the PATH is {DEFAULT_PATH}",
+        )
+
+    def _modules(
+        self,
+        loader: Loader,
+        executable: Mapped,
+        libraries: tuple[Mapped, ...],
+        interpreter: str | None,
+    ) -> list[Mapped]:
+        """What nsswitch.conf makes glibc load, with what those need."""
+        libc = next((each for each in libraries if "libc.so.6" in each.names), None)
+        modules: list[Mapped] = []
+        if libc is None:
+            return modules
+        for name in nss_modules(self._root):
+            found = loader.by_name(name, libc)
+            if not found:
+                self._entries[(Role.MODULE, name)] = None
+            modules += found
+        also, _ = loader.also((executable, *libraries, *modules), interpreter)
+        modules += [each for each in also if each.path not in self._native]
+        for module in modules:
+            self._add(Role.MODULE, module.path, native=True)
+        return modules
+
+    def _python(
+        self,
+        loader: Loader,
+        path: str,
+        executable: Mapped,
+        libraries: tuple[Mapped, ...],
+        interpreter: str | None,
+        modules: list[Mapped],
+    ) -> bool:
+        needed = executable.elf.needed
+        python = find_python(self._root, path, executable.path, needed)
+        if python is None:
+            return False
+        extensions: list[Mapped] = []
+        for name in extension_modules(self._root, python):
+            try:
+                mapped = loader.load(name, executable)
+            except (FormatError, Unsupported):
+                mapped = None  # measured as it is; it cannot be loaded
+            self._add(Role.MODULE, name, native=mapped is not None)
+            if mapped is not None:
+                extensions.append(mapped)
+        also, _ = loader.also((executable, *libraries, *extensions), interpreter)
+        for each in also:
+            self._add(Role.MODULE, each.path, native=True)
+        modules += [*extensions, *also]
+        for name in start_files(self._root, python):
+            self._add(Role.CONFIGURATION, name)
+        return True
+
+    def _system(self, executable: Mapped, loaded: list[Mapped], musl: bool) -> None:
+        """What changes loading in every program of this C library."""
+        if musl:
+            self._add(Role.CONFIGURATION, f"/etc/{_musl_name(executable.elf)}.path")
+        elif executable.elf.interpreter is not None:
+            self._add(Role.CONFIGURATION, PRELOAD)
+            self._add(Role.CONFIGURATION, CACHE)
+        # A static program has its C library and its libcrypto, if any, in itself.
+        static = executable.elf.interpreter is None
+        seen: set[str] = set()
+        for mapped in [executable, *loaded] if static else loaded:
+            name = os.path.basename(mapped.path)
+            is_libc = "libc.so.6" in mapped.names or (static and mapped is executable)
+            is_crypto = name.startswith("libcrypto") or (static and mapped is executable)
+            if mapped.path in seen or not (is_libc or is_crypto):
+                continue
+            seen.add(mapped.path)
+            data = library_bytes(self._root, mapped.path)
+            if is_libc:
+                files = list(libc_files(self._root, data))
+                if files:  # glibc, and not a static program of another C library
+                    self._add(Role.CONFIGURATION, NSSWITCH)
+                for path in files:
+                    self._add(Role.CONFIGURATION, path)
+            directory = openssl_directory(data) if is_crypto else None
+            if directory is not None:
+                for path in openssl_files(self._root, directory):
+                    self._add(Role.CONFIGURATION, path)
+
+    def _add(self, role: Role, path: str, *, native: bool = False) -> FileDigest | None:
+        if native and path in self._native:
+            return None
+        found = self._root.digest(path)
+        self._entries[(role, path)] = found
+        if native and found is not None:
+            self._native[path] = MeasuredFile(path, found.identity)
+        return found
+
+
+def _musl_name(elf: Elf) -> str:
+    return os.path.basename(elf.interpreter or "").removesuffix(".1").removesuffix(".so")

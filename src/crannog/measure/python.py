@@ -1,0 +1,189 @@
+"""What a CPython interpreter loads and runs before the script that it is given.
+
+Decides which executable is a Python, where its library tree and site directories are, and which
+files there change every start: `pyvenv.cfg`, `sitecustomize`, `usercustomize`, `.pth`, `._pth`, and
+the extension modules of its own library. The tree's other modules are the base fspf's job, an
+application's own code is its fspf's.
+
+Source: CPython's `Modules/getpath.py` and `Lib/site.py`, 3.8 to 3.14, and Debian's `site.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from crannog.measure.root import Root
+
+_PROGRAM = re.compile(r"python(\d+(?:\.\d+)?t?d?)?\Z")
+_LIBRARY = re.compile(r"libpython(\d+\.\d+)t?d?\.so")
+_TREE = re.compile(r"python(\d+\.\d+)(t?)\Z")
+_TEXT_LIMIT = 1 << 16
+_MAX_CUSTOM_FILES = 1000
+
+
+class Python(NamedTuple):
+    """One interpreter's places.
+
+    Attributes:
+        executable: the path it is started by, links not followed.
+        trees: its standard library's directories, by prefix and exec prefix.
+        sites: directories whose `.pth` files are run, in the virtual environment first.
+        configurations: where `pyvenv.cfg` and `._pth` files are looked for.
+    """
+
+    executable: str
+    trees: tuple[str, ...]
+    sites: tuple[str, ...]
+    configurations: tuple[str, ...]
+
+
+def find_python(
+    root: Root, path: str, canonical: str, needed: tuple[str, ...], home: str = "/"
+) -> Python | None:
+    """The interpreter at `path`, or None where the executable is no Python.
+
+    Args:
+        root: where to look.
+        path: absolute, as the program is started.
+        canonical: the same without links.
+        needed: names of the libraries it needs.
+        home: the program's HOME, for the user's site directory.
+    """
+    versions = [match[1] for match in map(_LIBRARY.match, needed) if match]
+    named = _PROGRAM.match(os.path.basename(canonical)) or _PROGRAM.match(os.path.basename(path))
+    if not named and not versions:
+        return None
+    here = os.path.dirname(path)
+    configurations = [f"{here}/pyvenv.cfg", f"{os.path.dirname(here).rstrip('/')}/pyvenv.cfg"]
+    configurations += [f"{name}._pth" for name in dict.fromkeys((path, canonical))]
+    starts = [os.path.dirname(canonical)]
+    environment = ""
+    for configuration in configurations[:2]:
+        text = root.read(configuration, limit=_TEXT_LIMIT)
+        if text is not None:
+            environment = os.path.dirname(configuration)
+            base = _home_of(text)
+            if base:
+                starts = [base]
+            break
+    # As getpath: from the real file, or from where the virtual environment says its base is.
+    trees = _library_trees(root, starts) or _library_trees(root, [here])
+    sites = list(_site_directories(root, trees, environment, home))
+    return Python(path, tuple(trees), tuple(sites), tuple(configurations))
+
+
+def extension_modules(root: Root, python: Python) -> Iterator[str]:
+    """The shared objects of its own library, which `import` loads without asking anyone."""
+    for tree in python.trees:
+        for name in root.names(f"{tree}/lib-dynload"):
+            if name.endswith(".so"):
+                yield f"{tree}/lib-dynload/{name}"
+
+
+def start_files(root: Root, python: Python) -> Iterator[str]:
+    """Files that change every start, and the places where one would: absent ones included."""
+    yield from python.configurations
+    for directory in (*python.trees, *(f"{tree}/lib-dynload" for tree in python.trees)):
+        yield from _customizations(root, directory)
+    for directory in python.sites:
+        yield from _customizations(root, directory)
+        for name in root.names(directory):
+            if name.endswith(".pth"):
+                yield f"{directory}/{name}"
+    for tree in python.trees:
+        # Searched before the tree; whole library in one file where it is there.
+        yield f"{os.path.dirname(tree)}/{os.path.basename(tree).replace('.', '').rstrip('t')}.zip"
+
+
+def _customizations(root: Root, directory: str) -> Iterator[str]:
+    """`sitecustomize` and `usercustomize` in any form that `import` takes."""
+    for stem in ("sitecustomize", "usercustomize"):
+        yield f"{directory}/{stem}.py"
+    for folder in (directory, f"{directory}/__pycache__"):
+        for name in root.names(folder):
+            if name.partition(".")[0] in ("sitecustomize", "usercustomize"):
+                path = f"{folder}/{name}"
+                if "." in name or not root.is_directory(path):
+                    yield path
+                else:
+                    yield from _below(root, path)
+
+
+def _below(root: Root, directory: str) -> Iterator[str]:
+    queue = [directory]
+    for current in queue:
+        if len(queue) > _MAX_CUSTOM_FILES:
+            return
+        for name in root.names(current):
+            path = f"{current}/{name}"
+            if root.is_directory(path):
+                queue.append(path)
+            else:
+                yield path
+
+
+def _home_of(text: bytes) -> str:
+    for line in text.decode("utf-8", "surrogateescape").splitlines():
+        key, equals, value = line.partition("=")
+        if equals and key.strip().lower() == "home":
+            return value.strip()
+    return ""
+
+
+def _library_trees(root: Root, starts: list[str]) -> list[str]:
+    """Upwards from each start, the first directory with `lib/pythonX.Y/os.py` below it.
+
+    Every version found there counts: which one the interpreter takes is compiled into it.
+    """
+    found: list[str] = []
+    for start in dict.fromkeys(starts):
+        directory = start
+        while directory:
+            here = [
+                f"{directory.rstrip('/')}/{lib}/{name}"
+                for lib in ("lib", "lib64")
+                for name in root.names(f"{directory.rstrip('/')}/{lib}")
+                if _TREE.match(name)
+            ]
+            here = [
+                tree
+                for tree in here
+                if root.is_regular(f"{tree}/os.py") or root.is_directory(f"{tree}/lib-dynload")
+            ]
+            if here:
+                found += here
+                break
+            if directory == "/":
+                break
+            directory = os.path.dirname(directory)
+    return list(dict.fromkeys(found))
+
+
+def _site_directories(root: Root, trees: list[str], environment: str, home: str) -> Iterator[str]:
+    """Where `site` looks, for each tree's version; only directories that are there."""
+    names = dict.fromkeys(os.path.basename(tree) for tree in trees)
+    found: list[str] = []
+    if environment:
+        names.update(
+            dict.fromkeys(name for name in root.names(f"{environment}/lib") if _TREE.match(name))
+        )
+        for name in names:
+            found += [f"{environment}/{lib}/{name}/site-packages" for lib in ("lib", "lib64")]
+    for tree in trees:
+        prefix, name = os.path.dirname(os.path.dirname(tree)).rstrip("/"), os.path.basename(tree)
+        found += [f"{tree}/site-packages", f"{tree}/dist-packages"]
+        found += [f"{prefix}/lib/python3/dist-packages"]
+        found += [
+            f"{prefix}/local/lib/{name}/{kind}" for kind in ("dist-packages", "site-packages")
+        ]
+    for name in names:
+        found.append(f"{home.rstrip('/')}/.local/lib/{name}/site-packages")
+    seen: set[str] = set()
+    for path in found:
+        canonical = root.canonical(path)  # lib64 is often a link to lib
+        if canonical is not None and canonical not in seen and root.is_directory(path):
+            seen.add(canonical)
+            yield path
