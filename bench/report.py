@@ -42,11 +42,20 @@ def print_table(rows: list[Row | Skipped]) -> None:
         ratio = f"{row.ratio:.2f} ×" if row.ratio else ""
         verdict = {True: "reached", False: "NOT reached", None: ""}[row.reached]
         body.append(
-            (row.measure, f"{_number(row.value)} {row.unit}", ratio, row.baseline, row.reach, verdict)
+            (
+                row.measure,
+                f"{_number(row.value)} {row.unit}",
+                ratio,
+                row.baseline,
+                row.reach,
+                verdict,
+            )
         )
     widths = [max(len(line[i]) for line in body) for i in range(len(head))]
     for line in body:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def write_json(rows: list[Row | Skipped], path: Path) -> None:

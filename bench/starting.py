@@ -53,11 +53,13 @@ def starting() -> list[Row]:
 
     def row(title: str, variant: str, limit: float) -> Row:
         more = median[variant] - base
-        return Row(title, more, "ms more", "plain", median[variant] / base, f"≤ {limit:.0f} ms more", more <= limit)
+        reach = f"≤ {limit:.0f} ms more" if limit else ""
+        reached = more <= limit if limit else None
+        return Row(title, more, "ms more", "plain", median[variant] / base, reach, reached)
 
     return [
         Row("Python hello, plain", base, "ms"),
-        Row("Python hello, launcher only", median["launcher"] - base, "ms more", "plain", median["launcher"] / base),
+        row("Python hello, launcher only", "launcher", 0),
         row("Python hello, under the shield", "shield", 60),
         row("Python hello, attested and under the shield", "attested", 200),
     ]
@@ -93,8 +95,7 @@ def _milliseconds(command: list[str], environment: dict[str, str]) -> float:
         command,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         check=False,
     )
     taken = (time.perf_counter() - start) * 1000

@@ -23,9 +23,7 @@ def compile_program(name: str, directory: Path) -> Path:
     if shutil.which("gcc") is None:
         raise CannotMeasure("no gcc")
     target = directory / name
-    subprocess.run(
-        ["gcc", "-O2", "-static", "-o", target, PROGRAMS / f"{name}.c"], check=True
-    )
+    subprocess.run(["gcc", "-O2", "-static", "-o", target, PROGRAMS / f"{name}.c"], check=True)
     return target
 
 
@@ -84,13 +82,9 @@ def gocryptfs(directory: Path, plain: Path) -> Iterator[Path]:
     cipher.mkdir()
     mount.mkdir()
     password.write_text("benchmark\n")
-    quiet = {"stdout": subprocess.DEVNULL}
-    subprocess.run(
-        ["gocryptfs", "-q", "-init", "-scryptn", "10", "-passfile", password, cipher],
-        check=True,
-        **quiet,
-    )
-    subprocess.run(["gocryptfs", "-q", "-passfile", password, cipher, mount], check=True, **quiet)
+    command = ["gocryptfs", "-q", "-passfile", str(password)]
+    subprocess.run([*command, "-init", "-scryptn", "10", cipher], check=True)
+    subprocess.run([*command, cipher, mount], check=True)
     try:
         shutil.copytree(plain, mount / "files")
         yield mount / "files"

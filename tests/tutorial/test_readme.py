@@ -26,9 +26,7 @@ def _blocks() -> list[str]:
 def platform(tmp_path_factory: pytest.TempPathFactory) -> DevelopmentPlatform:
     if shutil.which("bash") is None or shutil.which("awk") is None:
         pytest.skip("no bash or no awk")
-    return DevelopmentPlatform(
-        tmp_path_factory.mktemp("readme"), listen=LISTEN, free_ports=False
-    )
+    return DevelopmentPlatform(tmp_path_factory.mktemp("readme"), listen=LISTEN, free_ports=False)
 
 
 def _run(block: str, platform: DevelopmentPlatform) -> str:

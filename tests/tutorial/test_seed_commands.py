@@ -76,9 +76,7 @@ def _run(script: str, platform: DevelopmentPlatform) -> str:
         timeout=300,
         check=False,
     )
-    logs = "".join(
-        path.read_text(errors="replace") for path in platform.directory.glob("*.log")
-    )
+    logs = "".join(path.read_text(errors="replace") for path in platform.directory.glob("*.log"))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
     return done.stdout
 
@@ -101,8 +99,8 @@ def test_the_tutorials_lines_run_as_they_are_written(tmp_path: Path) -> None:
                     block_with(blocks, "namespace.yaml", "curl"),
                     "declare -p NS > ns.sh",
                     block_with(blocks, "app/server.py << EOF"),
-                    "GREETING='howdy!' crannog run -- "
-                    f"{PYTHON} app/server.py >>program.log 2>&1 & program=$!",
+                    f"GREETING='howdy!' crannog run -- {PYTHON} app/server.py >>program.log 2>&1 &",
+                    "program=$!",
                     "ask localhost:8080; stop",
                     block_with(blocks, "MRENCLAVE=`docker"),
                     "declare -p MRENCLAVE >> ns.sh",

@@ -36,9 +36,11 @@ class DevelopmentPlatform:
         cas_key_hash: the hash of the CAS's key, for `crannog cas attest -c`.
     """
 
-    def __init__(self, directory: Path, *, listen: str = "127.0.0.1", free_ports: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, listen: str = "127.0.0.1", free_ports: bool = True
+    ) -> None:
         self.directory = directory
-        self._arguments = ["--listen", listen]
+        self._arguments = ["--state-directory", str(directory / "state"), "--listen", listen]
         if free_ports:
             for name in ("client", "enclave", "las"):
                 self._arguments += [f"--{name}-port", "0"]
@@ -48,8 +50,7 @@ class DevelopmentPlatform:
     def __enter__(self) -> DevelopmentPlatform:
         with (self.directory / "up.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*CRANNOG, "up", "--json", "--state-directory", str(self.directory / "state")]
-                + self._arguments,
+                [*CRANNOG, "up", "--json", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
