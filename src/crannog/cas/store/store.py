@@ -1,0 +1,405 @@
+"""The store: opened, checked, read and written. What is stored means nothing to it.
+
+`open_store` is the way in. What it returns has verified the chain of session versions, the state
+row and the end of the audit chain; the whole audit chain is `crannog.cas.audit`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection, Engine
+
+from crannog.cas.keys import KeyProvider
+from crannog.cas.store import database, schema, sealing
+from crannog.cas.store.batch import Batch, NewVersion
+from crannog.cas.store.reading import read_authority, read_state, read_versions, verify_tail
+from crannog.cas.store.records import (
+    AuditHead,
+    Event,
+    Record,
+    State,
+    Version,
+    authority_digest,
+    authority_identity,
+    first_state,
+    timestamp,
+    version_identity,
+)
+from crannog.cas.store.sealing import Keys, Randomness, derive_keys
+from crannog.cas.store.writer import Writer
+from crannog.errors import IntegrityError, Misconfigured, NotFound
+from crannog.levels import Level
+from crannog.pki.authority import StoredKey, create_authority
+
+T = TypeVar("T")
+
+
+class Store:
+    """An open database. Every method may be called from any thread.
+
+    Writes return after they are on disk. Reads see what is committed and do not wait for writes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        engine: Engine,
+        lock: database.Lock,
+        keys: Keys,
+        state: State,
+        versions: list[Version],
+        *,
+        random: Randomness,
+        after_commit: Callable[[], None] | None,
+    ) -> None:
+        self._path = path
+        self._engine = engine
+        self._lock = lock
+        self._keys = keys
+        self._random = random
+        self._by_hash = {version.hash: version for version in versions}
+        self._latest = {version.name: version for version in versions}
+        self._state = state
+        self._closed = False
+        self._close = threading.Lock()
+        self._writer = Writer(
+            database.connect(path),
+            path,
+            keys,
+            state,
+            dict(self._latest),
+            on_commit=self._publish,
+            after_commit=after_commit,
+        )
+
+    @property
+    def minimum_level(self) -> Level:
+        """Below which no evidence is accepted, whatever a session says."""
+        return self._state.level
+
+    @property
+    def head(self) -> AuditHead:
+        """The end of the audit log: what users keep to notice a rollback."""
+        return self._state.head
+
+    @property
+    def database_id(self) -> str:
+        """The database's public identity, 32 hex digits."""
+        return self._keys.database.hex()
+
+    def latest(self, name: str) -> Version | None:
+        """The newest version of that session, or None."""
+        return self._latest.get(name)
+
+    def version(self, name: str, session_hash: str) -> Version | None:
+        """That version of that session, or None."""
+        found = self._by_hash.get(session_hash)
+        return found if found is not None and found.name == name else None
+
+    def names(self) -> tuple[str, ...]:
+        """The sessions there are, sorted."""
+        return tuple(sorted(self._latest.copy()))
+
+    def read(self, version: Version) -> tuple[bytes, bytes]:
+        """The document and the secrets of that version.
+
+        Raises:
+            IntegrityError: they are not what was stored.
+            StorageFailed: the disk or the database refused.
+        """
+        with database.failures(self._path), self._engine.connect() as connection:
+            row = connection.execute(
+                select(schema.sealed.c.document, schema.sealed.c.secrets).where(
+                    schema.sealed.c.sequence == version.sequence
+                )
+            ).one_or_none()
+        return open_version(self._keys, version, None if row is None else (row[0], row[1]))
+
+    def authority(self) -> tuple[StoredKey, ...]:
+        """The CAS's own keys.
+
+        Raises:
+            IntegrityError: they are not what was stored.
+            StorageFailed: the disk or the database refused.
+        """
+        with database.failures(self._path), self._engine.connect() as connection:
+            return read_authority(connection, self._keys, self._state.authority)
+
+    def add_version(
+        self,
+        *,
+        name: str,
+        session_hash: str,
+        predecessor: Version | None,
+        document: bytes,
+        secrets: bytes,
+        record: Record,
+    ) -> Version:
+        """Seal and store a version, with its line in the audit log, in one transaction.
+
+        Args:
+            name: the session's name.
+            session_hash: 64 hex.
+            predecessor: the version it replaces; None for the first.
+            document: what `read` gives back.
+            secrets: likewise.
+            record: the audit record of it.
+
+        Raises:
+            AlreadyExists: the name is taken and there is no predecessor.
+            Conflict: the predecessor is not, or no longer, the newest version.
+            StorageFailed: nothing is stored.
+        """
+        number = 1 if predecessor is None else predecessor.number + 1
+
+        def close(kind: bytes, plain: bytes) -> bytes:
+            identity = version_identity(kind, name, number, session_hash)
+            return sealing.seal(self._keys, identity, plain, self._random)
+
+        new = NewVersion(
+            name=name,
+            number=number,
+            hash=session_hash,
+            predecessor="" if predecessor is None else predecessor.hash,
+            created=timestamp(record.at),
+            document=close(b"document", document),
+            secrets=close(b"secrets", secrets),
+        )
+
+        def apply(batch: Batch) -> Version:
+            version = batch.add_version(new)
+            # The audit log names the version's MAC: one kept head is evidence for both chains.
+            batch.add_record(record._replace(notes=(*record.notes, ("version", version.mac.hex()))))
+            return version
+
+        return self._writer.submit(apply)
+
+    def append(self, record: Record) -> None:
+        """Add a line to the audit log; returns when it is on disk."""
+        self._writer.submit(lambda batch: batch.add_record(record))
+
+    def set_minimum_level(self, level: Level, record: Record) -> None:
+        """Change the minimum level; `record` says who did."""
+
+        def apply(batch: Batch) -> None:
+            notes = (("from", batch.level.value), ("to", level.value))
+            batch.set_level(level)
+            batch.add_record(record._replace(notes=(*record.notes, *notes)))
+
+        self._writer.submit(apply)
+
+    def close(self) -> None:
+        """Commit what waits, close the database, let others have it. May be called twice."""
+        with self._close:
+            if self._closed:
+                return
+            self._closed = True
+        self._writer.close()
+        self._engine.dispose()
+        self._lock.release()
+
+    def _publish(self, batch: Batch) -> None:
+        # Each assignment is atomic; a version is known by its hash before it is the newest.
+        for version in batch.version_rows:
+            self._by_hash[version.hash] = version
+        self._latest.update(batch.added)
+        self._state = batch.state()
+
+
+def open_store(
+    path: Path,
+    *,
+    keys: KeyProvider,
+    now: datetime,
+    minimum_level: Level | None = None,
+    random: Randomness = os.urandom,
+    after_commit: Callable[[], None] | None = None,
+) -> Store:
+    """Open the database at `path`, or create it.
+
+    Args:
+        path: the SQLite file; its directory is made (mode 0700) where it is missing.
+        keys: where the master key is.
+        now: the present, for what is created.
+        minimum_level: has to be given for a new database; where it is given for an existing one it
+            has to be the same.
+        random: randomness for keys, salts and identities.
+        after_commit: see `writer.Writer`; for tests.
+
+    Raises:
+        Conflict: another CAS holds the database.
+        Misconfigured: no level for a new database, another level than the database's, a newer
+            schema, the wrong master key, or none for an existing database.
+        IntegrityError: somebody without the master key has changed the database.
+        StorageFailed: the disk refused, or this is not a database.
+    """
+    with database.failures(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as undo:
+        lock = database.Lock(path)
+        undo.callback(lock.release)
+        master = _master_key(path, keys, minimum_level, random)
+        database.create_file(path)
+        engine = database.connect(path)
+        undo.callback(engine.dispose)
+        with _transaction(path, engine) as connection:
+            schema.migrate(connection, where=f"database {path}")
+            identity = connection.execute(select(schema.state.c.database)).scalar()
+            if identity is None:
+                identity = _create(
+                    connection, path, master, _required(minimum_level), now=now, random=random
+                )
+            derived = derive_keys(master, bytes(identity))
+            state = read_state(connection, derived, where=keys.describe())
+            versions = read_versions(connection, derived, state)
+            verify_tail(connection, derived, state)
+            read_authority(connection, derived, state.authority)
+        if minimum_level not in (None, state.level):
+            raise Misconfigured(
+                f"minimum level is given as {_required(minimum_level).value}, "
+                f"but the database was created with {state.level.value}",
+                hint="leave it out, or change it with the audited command",
+            )
+        undo.pop_all()
+    return Store(
+        path,
+        engine,
+        lock,
+        derived,
+        state,
+        versions,
+        random=random,
+        after_commit=after_commit,
+    )
+
+
+def open_version(
+    keys: Keys, version: Version, row: tuple[bytes, bytes] | None
+) -> tuple[bytes, bytes]:
+    """The document and secrets in a row of `sealed`, held against the chain's record.
+
+    Raises:
+        IntegrityError: the row is missing, changed, or another version's.
+    """
+    where = f"session {version.name!r} version {version.number}"
+    if row is None:
+        raise IntegrityError(f"{where}: its document is missing from the database")
+    document, secrets = bytes(row[0]), bytes(row[1])
+    if not (
+        sealing.same(sealing.digest(document), version.document)
+        and sealing.same(sealing.digest(secrets), version.secrets)
+    ):
+        raise IntegrityError(f"{where}: the stored document is not the one that was stored")
+    return (
+        sealing.unseal(keys, version.identity(b"document"), document),
+        sealing.unseal(keys, version.identity(b"secrets"), secrets),
+    )
+
+
+def _required(level: Level | None) -> Level:
+    if level is None:
+        raise Misconfigured(
+            "a new database needs a minimum level, one of simulation, node, hardware",
+            hint="simulation proves nothing and is for development; it cannot be guessed for you",
+        )
+    return level
+
+
+def _master_key(path: Path, keys: KeyProvider, level: Level | None, random: Randomness) -> bytes:
+    master = keys.load()
+    if master is not None:
+        return master
+    with database.failures(path):
+        there = path.exists() and path.stat().st_size > 0
+    if there:
+        # A new key would open nothing of what is there.
+        raise Misconfigured(
+            f"{keys.describe()} holds no master key, and database {path} is there",
+            hint="restore the key from where it was kept; without it the database stays closed",
+        )
+    _required(level)
+    return keys.create(random)
+
+
+def _create(
+    connection: Connection,
+    path: Path,
+    master: bytes,
+    level: Level,
+    *,
+    now: datetime,
+    random: Randomness,
+) -> bytes:
+    """Give an empty database its identity, keys and first audit record."""
+    for table in (schema.versions, schema.sealed, schema.audit, schema.authority):
+        if connection.execute(select(table).limit(1)).first() is not None:
+            raise IntegrityError(
+                f"database {path}: its state is missing, and it is not empty",
+                hint="restore it from a backup",
+            )
+    identity = random(16)
+    keys = derive_keys(master, identity)
+    rows = [
+        {
+            "name": one.name,
+            "certificate": one.certificate,
+            "key": sealing.seal(keys, authority_identity(one), one.key, random),
+        }
+        for one in create_authority(now=now, random=random).stored()
+    ]
+    connection.execute(insert(schema.authority), rows)
+    bound = authority_digest(
+        (str(row["name"]), bytes(row["certificate"]), bytes(row["key"]))  # type: ignore[arg-type]
+        for row in rows
+    )
+    batch = Batch(keys, first_state(level, bound), {})
+    batch.add_record(Record(now, Event.DATABASE_CREATED, notes=(("level", level.value),)))
+    state = batch.state()
+    connection.execute(
+        insert(schema.audit),
+        [{"sequence": one, "record": record, "mac": mac} for one, record, mac in batch.audit_rows],
+    )
+    connection.execute(
+        insert(schema.state).values(
+            id=1,
+            database=identity,
+            key_check=keys.check,
+            minimum_level=level.value,
+            authority=bound,
+            versions=state.versions,
+            versions_mac=state.versions_mac,
+            audit=state.audit,
+            audit_mac=state.audit_mac,
+            mac=state.mac,
+        )
+    )
+    return identity
+
+
+@contextlib.contextmanager
+def _transaction(path: Path, engine: Engine) -> Iterator[Connection]:
+    with database.failures(path), engine.connect() as plain:
+        connection = plain.execution_options(**{database.WRITE: True})
+        with connection.begin():
+            yield connection
+
+
+def require_version(store: Store, name: str, session_hash: str | None) -> Version:
+    """The newest version of a session, or the one of that hash.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = store.latest(name) if session_hash is None else store.version(name, session_hash)
+    if found is None:
+        which = "" if session_hash is None else f" with hash {session_hash[:64]!r}"
+        raise NotFound(f"Session not found: {name[:128]!r}{which}")
+    return found
