@@ -1,0 +1,204 @@
+"""The LAS: TCP 18766 and a Unix socket. All it says here is of level simulation.
+
+The shell around `crannog.exchange.las`: sockets, deadlines, log lines, the key file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import time
+from pathlib import Path
+from types import TracebackType
+
+from crannog.errors import Denied, Error, FormatError, Misconfigured, TooLarge, Unavailable, chain
+from crannog.evidence.statement import METHOD_LAS_TCP, METHOD_LAS_UNIX
+from crannog.exchange.las import Configured, LasServerEvent, Probe
+from crannog.exchange.las import LasServer as LasEnd
+from crannog.exchange.refusal import Refusal
+from crannog.las.key import load_key
+from crannog.las.peer import Acknowledged, Peer, unix_peer
+from crannog.las.quoting import REASONS, quote, status
+from crannog.las.settings import LasSettings
+from crannog.transport.framed import next_event
+from crannog.transport.listener import Listener, Slot, tcp_socket, unix_socket
+from crannog.transport.log import Log, Sparse, server_log
+from crannog.transport.stream import Deadline, SocketStream
+
+MESSAGES_PER_CONNECTION = 16
+_DRAIN = 5.0
+
+
+class LasServer:
+    """A LAS that can be started and stopped; also a context manager.
+
+    Args:
+        settings: where it listens and keeps its key.
+        log: where its lines go; standard error by default.
+    """
+
+    def __init__(self, settings: LasSettings, *, log: Log | None = None) -> None:
+        if settings.listen is None and settings.socket is None:
+            raise Misconfigured("LAS has neither a TCP address nor a socket to listen on")
+        self._settings = settings
+        self._log = log or server_log()
+        self._sparse = Sparse()
+        self._key = load_key(settings.state_directory)
+        self._acknowledged = Acknowledged()
+        self._tcp: Listener | None = None
+        self._unix: Listener | None = None
+
+    @property
+    def public_key(self) -> str:
+        """The 64 hex digits that name this platform."""
+        return self._key.public_key().public_bytes_raw().hex()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The TCP address it listens on, once started."""
+        if self._tcp is None:
+            raise RuntimeError("LAS does not listen on TCP")
+        return self._tcp.address
+
+    @property
+    def socket_path(self) -> Path | None:
+        """The Unix socket's path, or None."""
+        return self._settings.socket
+
+    def start(self) -> None:
+        """Bind, say so in the log, and serve in threads of its own.
+
+        Raises:
+            Misconfigured: an address is taken, or the socket's directory is open to others.
+        """
+        settings = self._settings
+        if settings.listen is not None:
+            self._tcp = self._listener("las-tcp", METHOD_LAS_TCP)
+        if settings.socket is not None:
+            try:
+                self._unix = self._listener("las-unix", METHOD_LAS_UNIX)
+            except Error:
+                self.stop()
+                raise
+        # Scripts take the key as field 8 of the line that holds "public".
+        self._log.info(f"STARTER: Crannog LAS has public key {self.public_key}")
+        if self._tcp is not None:
+            self._tcp.start()
+            host, port = self._tcp.address
+            self._log.info(f"STARTER: LAS is listening on {host}:{port}")
+        if self._unix is not None:
+            self._unix.start()
+            self._log.info(f"STARTER: LAS is listening on unix:{settings.socket}")
+        reason = REASONS[METHOD_LAS_UNIX if self._tcp is None else METHOD_LAS_TCP]
+        self._log.warning(f"STARTER: LAS vouches at trust level simulation only: {reason}")
+
+    def stop(self) -> None:
+        """Stop listening, let open requests end, remove the socket."""
+        for listener in (self._tcp, self._unix):
+            if listener is not None:
+                listener.stop(_DRAIN)
+        if self._unix is not None and self._settings.socket is not None:
+            with contextlib.suppress(OSError):
+                self._settings.socket.unlink()
+        self._tcp = self._unix = None
+
+    def __enter__(self) -> LasServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _listener(self, name: str, method: str) -> Listener:
+        if method == METHOD_LAS_TCP:
+            assert self._settings.listen is not None
+            sock = tcp_socket(*self._settings.listen, "LAS")
+        else:
+            assert self._settings.socket is not None
+            _check_directory(self._settings.socket.parent)
+            sock = unix_socket(self._settings.socket, "LAS")
+        return Listener(
+            name,
+            sock,
+            lambda slot: self._serve(slot, method),
+            connections=self._settings.connections,
+            failed=self._failed,
+        )
+
+    def _serve(self, slot: Slot, method: str) -> None:
+        stream = SocketStream(slot.socket)
+        end = LasEnd()
+        asker = _Asker(method, unix_peer(slot.socket) if method == METHOD_LAS_UNIX else None)
+        for _ in range(MESSAGES_PER_CONNECTION):
+            if slot.draining:
+                return
+            deadline = Deadline.after(self._settings.request_seconds)
+            try:
+                event: LasServerEvent | None = next_event(stream, end, deadline)
+            except (FormatError, TooLarge) as error:
+                stream.send(end.refusal(_refusal(error)), deadline)
+                raise
+            if event is None:
+                return
+            with slot.busy():
+                stream.send(self._answer(end, event, asker), deadline)
+
+    def _answer(self, end: LasEnd, event: LasServerEvent, asker: _Asker) -> bytes:
+        if isinstance(event, Probe):
+            return end.status(status(method=asker.method, key=self._key))
+        if isinstance(event, Configured):
+            asker.configured = True
+            if asker.peer is not None:
+                self._acknowledged.add(asker.peer)
+            return end.noted()
+        if asker.configured or (asker.peer is not None and self._acknowledged.holds(asker.peer)):
+            # (A) After its configuration a process runs what it was given, not our launcher alone.
+            return end.refusal(
+                _refusal(Denied("this process was configured already and gets no further evidence"))
+            )
+        return end.quoted(quote(event, method=asker.method, key=self._key, now=int(time.time())))
+
+    def _failed(self, peer: str, error: BaseException) -> None:
+        dropped = self._sparse.take()
+        if dropped is None:
+            return
+        if isinstance(error, Unavailable | FormatError | TooLarge):
+            self._log.info("connection failed", peer=peer, reason=error.message, dropped=dropped)
+        else:
+            kind = type(error).__name__
+            self._log.error("connection crashed", peer=peer, reason=kind, dropped=dropped)
+
+
+class _Asker:
+    """Who asks on one connection, and whether it has acknowledged its configuration there."""
+
+    def __init__(self, method: str, peer: Peer | None) -> None:
+        self.method = method
+        self.peer = peer
+        self.configured = False
+
+
+def _refusal(error: Error) -> Refusal:
+    return Refusal(error.code, chain(error), error.hint, "", retry=False)
+
+
+def _check_directory(directory: Path) -> None:
+    """Refuse a directory in which others could put their own socket in place of ours."""
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        mode = directory.stat().st_mode
+    except OSError as error:
+        raise Misconfigured(
+            f"LAS socket's directory {directory}: {(error.strerror or 'failed').lower()}"
+        ) from error
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        raise Misconfigured(
+            f"LAS socket's directory {directory} has mode {stat.S_IMODE(mode):04o}, "
+            "expected one that only its owner can write",
+            hint=f"chmod 0755 {directory}",
+        )
