@@ -8,14 +8,14 @@ Authenticated: SHA-256 of the chunk. Not keyed, since who reads a plain fspf wou
 
 Ciphertext has the length of the plaintext; the tags are in the fspf. Everything here works on
 buffers, so that a file can be filled in by several threads, each with its own range of chunks.
-`Verifier`s are not shared between threads.
+A `ChunkReader` is for one thread at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from cryptography.exceptions import InvalidTag
@@ -162,36 +162,61 @@ def chunk_ranges(entry: FileEntry, parts: int) -> Iterator[tuple[int, int]]:
 
 
 class ChunkWriter:
-    """Makes the ciphertext and the tags (or the digests) of one file; for one thread at a time.
+    """Makes the ciphertext and the tags (or the digests) of one file; safe for several threads.
 
     Args:
         protection: AUTHENTICATED or ENCRYPTED.
-        key: the file's fresh key; ignored where authenticated.
+        key: the file's fresh key, never used for another content; ignored where authenticated.
         chunks: how many chunks the file has, which decides which is the last.
         chunk_length: bytes of every chunk but the last.
     """
 
-    __slots__ = ("_chunks", "_encrypt", "_scratch")
+    __slots__ = ("_chunk_length", "_chunks", "_cipher")
 
     def __init__(
         self, protection: Protection, key: bytes, *, chunks: int, chunk_length: int
     ) -> None:
-        self._encrypt: Callable[[bytes, Buffer, None, bytearray | memoryview], int] | None = None
+        self._cipher = AESGCM(key) if protection is Protection.ENCRYPTED else None
         self._chunks = chunks
-        if protection is Protection.ENCRYPTED:
-            self._encrypt = AESGCM(key).encrypt_into
-            self._scratch = bytearray(chunk_length + CHUNK_TAG)
+        self._chunk_length = chunk_length
 
-    def write(self, index: int, plaintext: Buffer, out: memoryview) -> bytes:
-        """Put the chunk as it goes to disk into `out`; returns its tag or digest."""
-        if self._encrypt is None:
+    def write(self, first: int, plaintext: memoryview, out: memoryview) -> bytes:
+        """Put whole chunks from number `first` on into `out` as they go to disk; their tags.
+
+        Args:
+            first: number of the first chunk.
+            plaintext: whole chunks; only the file's last one may be shorter.
+            out: writable, `CHUNK_TAG` bytes longer than `plaintext`, which hold no result.
+        """
+        tags = bytearray()
+        step = self._chunk_length
+        if self._cipher is None:
             out[: len(plaintext)] = plaintext
-            return hashlib.sha256(plaintext).digest()
-        length = len(plaintext)
-        room = memoryview(self._scratch)[: length + CHUNK_TAG]
-        self._encrypt(nonce(index, last=index == self._chunks - 1), plaintext, None, room)
-        out[:length] = room[:length]
-        return bytes(room[length:])
+            for start in range(0, len(plaintext), step):
+                tags += hashlib.sha256(plaintext[start : start + step]).digest()
+            return bytes(tags)
+        for start in range(0, len(plaintext), step):
+            index = first + start // step
+            chunk = plaintext[start : start + step]
+            end = start + len(chunk)
+            # The tag lands where the next chunk is going to be.
+            room = out[start : end + CHUNK_TAG]
+            self._cipher.encrypt_into(
+                nonce(index, last=index == self._chunks - 1), chunk, None, room
+            )
+            tags += out[end : end + CHUNK_TAG]
+        return bytes(tags)
+
+
+def protect_file(
+    protection: Protection, key: bytes, plaintext: bytes, *, chunk_length: int
+) -> tuple[bytes, bytes]:
+    """What goes to disk and the tags, for a whole file in memory."""
+    chunks = -(-len(plaintext) // chunk_length)
+    writer = ChunkWriter(protection, key, chunks=chunks, chunk_length=chunk_length)
+    out = bytearray(len(plaintext) + CHUNK_TAG)
+    tags = writer.write(0, memoryview(plaintext), memoryview(out))
+    return bytes(out[: len(plaintext)]), tags
 
 
 def _refused(entry: FileEntry, index: int) -> IntegrityError:
