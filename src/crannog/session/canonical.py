@@ -70,7 +70,7 @@ def render(session: Session) -> str:
     if session.services:
         document["services"] = [_service_text(service, modern) for service in session.services]
     if session.images:
-        document["images"] = [_image_text(image) for image in session.images]
+        document["images"] = [_image_text(image, modern) for image in session.images]
     if session.secrets:
         document["secrets"] = [_secret_text(secret) for secret in session.secrets]
     policy: dict[str, Json] = {
@@ -209,20 +209,21 @@ def _service_text(service: Service, modern: bool) -> Json:
     return text
 
 
-def _image_text(image: Image) -> Json:
+def _image_text(image: Image, modern: bool) -> Json:
     files: list[Json] = []
     for file in image.injection_files:
         text: dict[str, Json] = {"path": file.path}
         if file.content is not None:
             text["content"] = file.content
-        text["permission"] = _Octal(file.mode)
+        if modern:
+            text["permission"] = _Octal(file.mode)
         files.append(text)
     return {"name": image.name, "injection_files": files} if files else {"name": image.name}
 
 
 def _secret_text(secret: Secret) -> Json:
     text = _secret(secret)
-    assert isinstance(text, dict)  # noqa: S101 - for the type checker
+    assert isinstance(text, dict)
     if secret.valid_for is not None:
         text["valid_for"] = _duration(secret.valid_for)
     return text

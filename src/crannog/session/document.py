@@ -6,7 +6,8 @@ something unsaid that has no default of its own (design, section 1: a session th
 takes the CAS's minimum).
 
 Fields for what the language has and this version does not build are added beside these; they stay
-out of the hash while they are unset, so that adding one changes no hash (docs/formats/session-hash.md).
+out of the hash while they are unset, so that adding one changes no hash
+(docs/formats/session-hash.md).
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class PemHash:
-    """0.2: SHA-256 of the text of a certificate's PEM file, lower-case hex (`sha256sum cert.pem`)."""
+    """0.2: SHA-256 of a certificate's PEM file (`sha256sum cert.pem`), lower-case hex."""
 
     digest: str
 

@@ -38,6 +38,6 @@ def load_session(data: bytes, *, limit: int = MAX_BYTES) -> LoadedSession:
     root = parse(data, limit=limit)
     collector = Collector()
     session = validate(root, collector)
-    if session is None or collector.failed:
+    if collector.failed:
         collector.fail()
     return LoadedSession(session, collector.warnings)

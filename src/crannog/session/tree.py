@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, Protocol, TypeAlias
 
 import yaml
 
@@ -40,10 +40,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A text. `plain` says that it stood there without quotes or block marks."""
+    """A text. `plain` says that it stood there without quotes, `block` that it is a `|` or `>`."""
 
     text: str
     plain: bool
+    block: bool
     mark: Mark
     end: Mark
 
@@ -70,6 +71,14 @@ class Mapping:
 
 
 Node: TypeAlias = Scalar | Sequence | Mapping
+
+
+class _HasPlace(Protocol):
+    """The marks of libyaml and of the pure scanner, which share no class."""
+
+    line: int
+    column: int
+    index: int
 
 
 class _Open:
@@ -101,10 +110,8 @@ def parse(data: bytes, *, limit: int = MAX_BYTES) -> Mapping:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         _refuse(Mark(line, 1, 0), "the document is not UTF-8")
-    root: Node | None = None
     try:
-        for root in _roots(text):
-            pass
+        roots = list(_roots(text))
     except yaml.MarkedYAMLError as error:
         _refuse(_mark(error.problem_mark or error.context_mark), _said(error))
     except yaml.reader.ReaderError as error:
@@ -115,6 +122,7 @@ def parse(data: bytes, *, limit: int = MAX_BYTES) -> Mapping:
     except (ValueError, OverflowError):
         # The pure scanner turns an escape beyond Unicode's end into one of these.
         _refuse(Mark(1, 1, 0), "the document holds an escape that is no character")
+    root = roots[0] if roots else None
     if root is None or (isinstance(root, Scalar) and root.is_null):
         _refuse(Mark(1, 1, 0), "the document is empty, expected a session")
     if not isinstance(root, Mapping):
@@ -190,7 +198,8 @@ def _scalar(event: yaml.ScalarEvent, mark: Mark) -> Scalar:
     if _SURROGATE.search(event.value):
         _refuse(mark, "a text holds half of a character (a lone surrogate)")
     # libyaml and the pure scanner agree on implicit[0]: plain and without a tag.
-    return Scalar(event.value, bool(event.implicit[0]), mark, _mark(event.end_mark))
+    block = event.style in ("|", ">")
+    return Scalar(event.value, bool(event.implicit[0]), block, mark, _mark(event.end_mark))
 
 
 def _refuse_references(event: yaml.NodeEvent, mark: Mark) -> None:
@@ -209,7 +218,7 @@ def _said(error: yaml.MarkedYAMLError) -> str:
     return f"not YAML: {error.problem or error.context}"
 
 
-def _mark(mark: yaml.Mark | None) -> Mark:
+def _mark(mark: _HasPlace | None) -> Mark:
     return Mark(mark.line + 1, mark.column + 1, mark.index) if mark else Mark(1, 1, 0)
 
 
