@@ -171,6 +171,11 @@ class AttestationServer:
         self._buffer = FrameBuffer(limit=limits.ATTESTATION_TO_SERVER)
         self._state = _State.AWAIT_HELLO
 
+    @property
+    def pending(self) -> int:
+        """How many bytes wait for the rest of their message."""
+        return self._buffer.pending
+
     def receive(self, data: bytes) -> None:
         """Bytes as they came from the launcher."""
         self._buffer.receive(data)

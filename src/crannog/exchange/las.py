@@ -156,6 +156,11 @@ class LasServer:
         self._buffer = FrameBuffer(limit=limits.LAS_FRAME)
         self._open = ""
 
+    @property
+    def pending(self) -> int:
+        """How many bytes wait for the rest of their message."""
+        return self._buffer.pending
+
     def receive(self, data: bytes) -> None:
         """Bytes as they came from the peer."""
         self._buffer.receive(data)

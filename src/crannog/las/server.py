@@ -20,7 +20,7 @@ from crannog.las.key import load_key
 from crannog.las.peer import Acknowledged, Peer, unix_peer
 from crannog.las.quoting import REASONS, quote, status
 from crannog.las.settings import LasSettings
-from crannog.transport.framed import next_event
+from crannog.transport.framed import feed
 from crannog.transport.listener import Listener, Slot, tcp_socket, unix_socket
 from crannog.transport.log import Log, Sparse, server_log
 from crannog.transport.stream import Deadline, SocketStream
@@ -139,12 +139,12 @@ class LasServer:
                 return
             deadline = Deadline.after(self._settings.request_seconds)
             try:
-                event: LasServerEvent | None = next_event(stream, end, deadline)
+                while (event := end.next_event()) is None:
+                    if not feed(stream, end, deadline):
+                        return
             except (FormatError, TooLarge) as error:
                 stream.send(end.refusal(_refusal(error)), deadline)
                 raise
-            if event is None:
-                return
             with slot.busy():
                 stream.send(self._answer(end, event, asker), deadline)
 
