@@ -12,7 +12,7 @@ import struct
 
 from crannog.errors import Misconfigured
 
-PACKAGES = ("evidence", "exchange", "linux", "measure", "runtime", "shield", "transport")
+PACKAGES = ("evidence", "exchange", "linux", "measure", "pki", "runtime", "shield", "transport")
 MODULES = ("__init__", "__main__", "errors", "levels", "wire")
 LABEL = b"crannog launcher v1\n"
 

@@ -10,6 +10,7 @@ import os
 from typing import NamedTuple
 
 from crannog.errors import FormatError, Misconfigured, Unsupported
+from crannog.measure.defaults import DEFAULT_PATH
 from crannog.measure.elf import Elf, is_elf
 from crannog.measure.loader import Loader, Mapped
 from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
@@ -26,9 +27,6 @@ from crannog.measure.system import (
     openssl_directory,
     openssl_files,
 )
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""The program's PATH where its session sets none, and where `#!/usr/bin/env NAME` is looked up."""
 
 _MAX_SCRIPTS = 4  # the kernel allows five interpreters in a row
 

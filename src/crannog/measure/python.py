@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from crannog.measure.defaults import DEFAULT_HOME
 from crannog.measure.root import Root
 
 _PROGRAM = re.compile(r"python(\d+(?:\.\d+)?t?d?)?\Z")
@@ -41,7 +42,7 @@ class Python(NamedTuple):
 
 
 def find_python(
-    root: Root, path: str, canonical: str, needed: tuple[str, ...], home: str = "/"
+    root: Root, path: str, canonical: str, needed: tuple[str, ...], home: str = DEFAULT_HOME
 ) -> Python | None:
     """The interpreter at `path`, or None where the executable is no Python.
 

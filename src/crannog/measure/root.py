@@ -206,14 +206,14 @@ class Root:
         Raises:
             Misconfigured: the file changed while it was read.
         """
-        identity = _identity(descriptor)
+        identity = identify(descriptor)
         found = self._digests.get(identity)
         if found is None:
             try:
                 found = _sha256(descriptor, identity.size)
             except OSError as error:
                 raise _unreadable(path, error) from error
-            if _identity(descriptor) != identity:
+            if identify(descriptor) != identity:
                 raise Misconfigured(f"{path}: changed while it was measured")
             self._digests[identity] = found
         return FileDigest(found, identity)
@@ -291,7 +291,8 @@ class Root:
                 os.close(descriptor)
 
 
-def _identity(descriptor: int) -> FileIdentity:
+def identify(descriptor: int) -> FileIdentity:
+    """Which file an open descriptor is of, and its state now."""
     status = os.fstat(descriptor)
     return FileIdentity(
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

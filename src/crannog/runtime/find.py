@@ -1,0 +1,69 @@
+"""Where a command is: the file that will be measured and executed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+
+from crannog.errors import Error
+
+EXIT_NOT_EXECUTABLE = 126  # as env(1) and every shell
+EXIT_NOT_FOUND = 127
+
+
+class NotFound(Error):
+    """No such command."""
+
+    code = "command-not-found"
+    exit_code = EXIT_NOT_FOUND
+
+
+class NotExecutable(Error):
+    """It is there and cannot be executed."""
+
+    code = "command-not-executable"
+    exit_code = EXIT_NOT_EXECUTABLE
+
+
+def find_program(name: str, environment: Mapping[str, str]) -> str:
+    """The absolute path of command `name`, with its directory's links resolved and its own kept.
+
+    A virtual environment's `python3` is a link whose place decides which library is taken, so its
+    name stays; `/bin` and `/usr/bin` are one directory and give one path, so one measurement.
+
+    Raises:
+        NotFound, NotExecutable: with the exit status that shells give.
+    """
+    if not name:
+        raise NotFound("the command is empty")
+    if "/" in name:
+        return _normal(_usable(name, name))
+    refused: NotExecutable | None = None
+    for directory in (environment.get("PATH") or os.defpath).split(":"):
+        try:
+            return _normal(_usable(os.path.join(directory or ".", name), name))
+        except NotFound:
+            continue
+        except NotExecutable as error:
+            refused = refused or error
+    raise refused or NotFound(
+        f"command {name!r} is not on PATH", hint="give its absolute path, or set PATH"
+    )
+
+
+def _usable(path: str, name: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise NotExecutable(f"command {name!r}: permission denied") from error
+        raise NotFound(f"command {name!r}: no such file") from error
+    if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK):
+        raise NotExecutable(f"command {name!r}: {path} is not an executable file")
+    return path
+
+
+def _normal(path: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory or "."), name)

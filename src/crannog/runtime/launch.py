@@ -1,0 +1,299 @@
+"""A start from beginning to end, as design section 2 has it, once the way has been chosen.
+
+Decides the order: measure, attest, take the configuration, build the world, run. Leaves each step
+to its module. Nothing heavy is imported before the way that needs it is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from crannog.errors import Misconfigured, Unsupported
+from crannog.runtime.find import find_program
+from crannog.runtime.log import Log
+from crannog.runtime.plan import Start, ends_at_once, plain_program
+from crannog.runtime.settings import Mode, Settings
+
+if TYPE_CHECKING:
+    from crannog.exchange.configuration import Configuration
+    from crannog.measure.program import Measurement
+    from crannog.measure.root import Root
+    from crannog.runtime.plan import Program
+    from crannog.runtime.supervisor.world import World
+
+_FSPF_LIMIT = 1 << 30  # bytes; 100,000 files have about 30 MiB
+_COERCED = ("LC_CTYPE", "C.UTF-8")
+
+
+def announce_mode(settings: Settings, log: Log) -> None:
+    """Say which level this start can have; fail for SCONE_MODE=hw, which no machine here can be.
+
+    Raises:
+        Unsupported: hardware was asked for.
+    """
+    match settings.mode:
+        case Mode.HW:
+            log.warn("No TEE driver is used by this version, won't be able to run in hw mode")
+            raise Unsupported(
+                "Could not create enclave builder: Error opening SGX device",
+                hint="SCONE_MODE=hw needs hardware evidence, which this version does not make; "
+                "SCONE_MODE=sim or auto runs at level simulation, which proves nothing",
+            )
+        case Mode.SIM:
+            log.warn(
+                "Application runs in simulation mode. Its memory can be read by the untrusted "
+                "system! This is not secure! Simulation proves nothing"
+            )
+        case Mode.AUTO:
+            log.warn(
+                "SCONE_MODE is auto: the best there is here is level simulation, "
+                "which protects against nothing"
+            )
+
+
+def print_hash(settings: Settings, argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """SCONE_HASH=1: 64 hex digits and a newline on stdout; nothing is run and nobody is asked."""
+    measurement, root = _measure(settings, find_program(argv[0], environment))
+    root.close()
+    os.write(1, measurement.mrenclave.encode() + b"\n")
+    return 0
+
+
+def start_plain(
+    settings: Settings, start: Start, argv: Sequence[str], environment: Mapping[str, str], log: Log
+) -> int:
+    """Unattested: in the launcher's place, or as its child where it is PID 1.
+
+    The host's whole environment passes, SCONE_* included, as in the reference.
+    """
+    path = find_program(argv[0], environment)
+    announce_mode(settings, log)
+    if settings.version:
+        measurement, root = _measure(settings, path)
+        root.close()
+        print_version(settings, measurement.mrenclave, log)
+    reason = ends_at_once(argv, input_is_null=_input_is_null())
+    if reason is not None:
+        log.warn(reason)
+    from crannog.runtime.spawn import run_child, run_in_place
+
+    program = plain_program(argv, _as_found(environment), None)
+    if start is Start.IN_PLACE:
+        run_in_place(path, program)
+    return run_child(program, path)
+
+
+def start_shielded(
+    settings: Settings, argv: Sequence[str], environment: Mapping[str, str], log: Log
+) -> int:
+    """Unattested under the file shield: SCONE_FSPF and its companions, for debugging."""
+    forbid_dumps()
+    close_inherited()
+    path = find_program(argv[0], environment)
+    announce_mode(settings, log)
+    direct = settings.fspf
+    if direct is None:
+        raise ValueError("no fspf")
+    log.warn(
+        "SCONE_FSPF, SCONE_FSPF_KEY and SCONE_FSPF_TAG are for debugging: whoever can read this "
+        "environment can read the protected files"
+    )
+    measurement, root = _measure(settings, path)
+    if settings.version:
+        print_version(settings, measurement.mrenclave, log)
+    from crannog.shield.fspf import open_fspf
+
+    sealed = root.read(direct.path, limit=_FSPF_LIMIT)
+    if sealed is None:
+        raise Misconfigured(f"SCONE_FSPF: {direct.path} is not there, or not a regular file")
+    fspf = open_fspf(sealed, key=direct.key, tag=direct.tag)
+    from crannog.runtime.supervisor.world import World
+
+    world = World(
+        fspf=fspf,
+        fspf_path=direct.path,
+        allow_dlopen=settings.allow_dlopen,
+        measured=measurement.native,
+    )
+    program = plain_program(argv, _as_found(environment), measurement)
+    return _run_shielded(program._replace(pwd=os.getcwd()), measurement, root, world)
+
+
+def start_attested(
+    settings: Settings, argv: Sequence[str], environment: Mapping[str, str], log: Log
+) -> int:
+    """Measure, attest, take the configuration, run the session's program as a child (A)."""
+    forbid_dumps()
+    close_inherited()
+    announce_mode(settings, log)
+    if settings.fspf is not None:
+        log.warn("SCONE_FSPF is not heeded: an attested program's protected files come from CAS")
+    measurement, root = _measure(settings, find_program(argv[0], environment))
+    if settings.version:
+        print_version(settings, measurement.mrenclave, log)
+    log.info(f"measured {measurement.program}: {measurement.mrenclave}")
+    from crannog.measure.launcher import launcher_digest
+    from crannog.runtime.attest import Proof, get_configuration
+    from crannog.runtime.plan import attested_program
+
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    proof = Proof(bytes.fromhex(measurement.mrenclave), launcher_digest(package))
+    configuration = get_configuration(settings, proof, log)
+    program = attested_program(configuration, measurement)
+    for warning in program.warnings:
+        log.warn(warning)
+    world = attested_world(configuration, settings, measurement, root)
+    if world is not None:
+        return _run_shielded(program, measurement, root, world)
+    from crannog.runtime.spawn import open_measured, run_child
+
+    return run_child(program, open_measured(root, measurement))
+
+
+def attested_world(
+    configuration: Configuration, settings: Settings, measurement: Measurement, root: Root
+) -> World | None:
+    """What the program sees over the disk, or None where nothing needs the file shield.
+
+    SCONE_ALLOW_DLOPEN below 2 needs it (A): what is loaded natively is looked at as it is mapped.
+
+    Raises:
+        Misconfigured: the session's fspf is not there.
+        IntegrityError: it is not the one whose tag the session names.
+    """
+    reference = configuration.fspf
+    if reference is None and not configuration.files and settings.allow_dlopen >= 2:
+        return None
+    fspf = None
+    if reference is not None:
+        injected = {file.path: file.content for file in configuration.files}
+        sealed = injected.get(reference.path)
+        if sealed is None:
+            sealed = root.read(reference.path, limit=_FSPF_LIMIT)
+        if sealed is None:
+            raise Misconfigured(
+                f"fspf_path: {reference.path} is not there, or not a regular file",
+                hint="is it in the image, and readable by the container's user?",
+            )
+        from crannog.shield.fspf import open_fspf
+
+        fspf = open_fspf(sealed, key=reference.key, tag=reference.tag)
+    from crannog.runtime.supervisor.world import InjectedFile, World
+
+    return World(
+        fspf=fspf,
+        fspf_path="" if reference is None else reference.path,
+        files=tuple(
+            InjectedFile(os.fsencode(file.path), file.content, file.mode)
+            for file in configuration.files
+        ),
+        allow_dlopen=settings.allow_dlopen,
+        measured=measurement.native,
+    )
+
+
+def print_version(settings: Settings, mrenclave: str, log: Log) -> None:
+    """SCONE_VERSION=1: the settings in the reference's form, on stderr, since stdout is not ours.
+
+    Heap, stack, fork and mprotect are measured and not enforced, and the lines say so.
+    """
+    from crannog import __version__
+
+    dlopen = ("no", "yes (protected)", "yes (unprotected)")[settings.allow_dlopen]
+    for line in (
+        "export SCONE_QUEUES=4",
+        "export SCONE_SLOTS=256",
+        "export SCONE_SIGPIPE=0",
+        "export SCONE_MMAP32BIT=0",
+        "export SCONE_SSPINS=100",
+        "export SCONE_SSLEEP=4000",
+        f"export SCONE_HEAP={settings.heap}",
+        f"export SCONE_STACK={settings.stack}",
+        "export SCONE_CONFIG=/etc/sgx-musl.conf",
+        "export SCONE_ESPINS=10000",
+        "export SCONE_MODE=sim",
+        f"export SCONE_ALLOW_DLOPEN={dlopen}",
+        f"export SCONE_MPROTECT={'yes' if settings.mprotect else 'no'}",
+        f"export SCONE_FORK={'yes' if settings.fork else 'no'}",
+        "# HEAP, STACK, MPROTECT and FORK are measured, not enforced; the tuning values do nothing",
+        f"SCONE version: crannog {__version__}",
+        f"Enclave hash: {mrenclave}",
+    ):
+        log.plain(line)
+
+
+def forbid_dumps() -> None:
+    """No core file and no tracing of this process, before it holds the first secret."""
+    import resource
+
+    from crannog.linux.process import forbid_core_dumps
+
+    forbid_core_dumps()
+    # Inherited by the program, which will hold the same secrets.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def close_inherited() -> None:
+    """Close every descriptor above 2: files that the host opened are not the session's.
+
+    Where 0, 1 or 2 are closed they become /dev/null, or the next file opened would be one of them.
+    """
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _run_shielded(program: Program, measurement: Measurement, root: Root, world: World) -> int:
+    from crannog.runtime.init import hold_signals, supervise
+    from crannog.runtime.spawn import open_measured
+    from crannog.runtime.supervisor.run import run_shielded
+
+    os.close(open_measured(root, measurement))
+    root.close()
+    hold_signals()
+    return run_shielded(
+        executable=measurement.executable,
+        argv=program.argv,
+        environment=program.environment,
+        pwd=program.pwd or "/",
+        world=world,
+        supervise=supervise,
+    )
+
+
+def _measure(settings: Settings, path: str) -> tuple[Measurement, Root]:
+    from crannog.measure.mrenclave import ProgramSettings
+    from crannog.measure.program import measure_program
+    from crannog.measure.root import Root
+
+    root = Root("/")
+    measured = ProgramSettings(
+        settings.heap, settings.stack, settings.allow_dlopen, settings.fork, settings.mprotect
+    )
+    return measure_program(root, path, measured), root
+
+
+def _input_is_null() -> bool:
+    try:
+        status, null = os.fstat(0), os.stat("/dev/null")
+    except OSError:
+        return True  # closed
+    return status.st_rdev == null.st_rdev and status.st_rdev != 0
+
+
+def _as_found(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The host's environment without what Python put there for itself (PEP 538)."""
+    name, value = _COERCED
+    if environment.get(name) != value:
+        return environment
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            original = file.read()
+    except OSError:
+        return environment
+    if f"{name}={value}".encode() in original.split(b"\0"):
+        return environment
+    return {key: kept for key, kept in environment.items() if key != name}
