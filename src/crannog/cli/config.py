@@ -26,11 +26,6 @@ class KnownCas:
     key_hash: str
     level: str
 
-    @property
-    def url(self) -> str:
-        """The address for people: the client API's."""
-        return f"https://{self.name}/" if ":" in self.name else f"https://{self.name}:8081/"
-
 
 @dataclass(frozen=True, slots=True)
 class CliConfig:
@@ -50,6 +45,10 @@ class CliConfig:
         """This configuration, knowing `cas`; the first one becomes the default."""
         known = (*(other for other in self.known if other.name != cas.name), cas)
         return replace(self, known=known, default_cas=self.default_cas or cas.name)
+
+    def with_default(self, name: str) -> CliConfig:
+        """This configuration with another default CAS."""
+        return replace(self, default_cas=name)
 
 
 def default_path() -> Path:
@@ -109,9 +108,7 @@ def save_config(config: CliConfig) -> None:
 
 def _parse(path: Path, data: bytes) -> CliConfig:
     value = parse_object(data, limit=MAX_CONFIG_BYTES, what="configuration")
-    mine = {
-        key: value.pop(key) for key in ("default_cas", "identity", "cas_db") if key in value
-    }
+    mine = {key: value.pop(key) for key in ("default_cas", "identity", "cas_db") if key in value}
     fields = Fields(mine, "configuration")
     known = fields.object("cas_db") if fields.has("cas_db") else {}
     found: list[KnownCas] = []
