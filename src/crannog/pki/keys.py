@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -53,15 +54,6 @@ def generate_p256() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_type(key: PrivateKey) -> KeyType | None:
-    """Which of the types a session may ask for this key is, or None."""
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return KeyType.ED25519
-    if isinstance(key, rsa.RSAPrivateKey):
-        return {2048: KeyType.RSA2048, 3072: KeyType.RSA3072}.get(key.key_size)
-    return {"secp256r1": KeyType.P256, "secp384r1": KeyType.P384}.get(key.curve.name)
-
-
 def key_der(key: PrivateKey) -> bytes:
     """PKCS#8 (RFC 5958), DER, not encrypted: to be sealed or given to a proven program only."""
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
@@ -90,12 +82,16 @@ def parse_key(data: bytes, *, what: str = "private key") -> PrivateKey:
         key = load_pem_private_key(data, None) if pem else load_der_private_key(data, None)
     except Exception as error:  # the library documents no closed list
         raise FormatError(f"{what} is not an unencrypted PKCS#8 key") from error
-    if (
-        not isinstance(
-            key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+    if not _usable(key):
+        raise FormatError(
+            f"{what} is of another type, expected P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits"
         )
-        or key_type(key) is None
-    ):
-        names = ", ".join(kind.value for kind in KeyType)
-        raise FormatError(f"{what} is of another type, expected one of {names}")
-    return key
+    return key  # type: ignore[return-value]  # `_usable` has looked
+
+
+def _usable(key: PrivateKeyTypes) -> bool:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return 2048 <= key.key_size <= 4096
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.curve.name in ("secp256r1", "secp384r1")
+    return isinstance(key, ed25519.Ed25519PrivateKey)

@@ -1,0 +1,385 @@
+"""Secrets of a session version: generated once, kept across updates as the reference says.
+
+`generate` makes what a new version needs, `Values` gives it in the forms that `$$SCONE::…$$` asks
+for. What is generated lives in a `Bundle`, sealed beside the version's document; explicit values
+stay in the document itself. docs/secrets.md lists every key and where it is kept.
+
+On an update (reference, section 2.7): ascii and binary keep their value where kind and size are the
+same; a private key only where both versions say `migrate: true`; a certificate never, though it is
+made for the same key where that is kept. `migrate: never` on either side generates anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from crannog.errors import FormatError, IntegrityError
+from crannog.pki import issue, profiles
+from crannog.pki.authority import Authority
+from crannog.pki.identity import certificate_pem, parse_certificate
+from crannog.pki.issue import Issuer, Randomness
+from crannog.pki.keys import (
+    KeyType,
+    PrivateKey,
+    generate_key,
+    generate_p256,
+    key_der,
+    key_pem,
+    parse_key,
+)
+from crannog.session.document import Endpoint, Language, Migrate, Secret, SecretKind, Session
+from crannog.session.forms import Form, encode_binary, form_of
+from crannog.wire import Fields, Json, encode_base64, encode_json, parse_object
+
+FORMAT = "crannog secrets 1"
+MAX_BUNDLE = 64 * 1024 * 1024
+_MAX_VALUE = 1024 * 1024
+
+# Printable ASCII without the space, so that a value is one word wherever it is put.
+_CHARACTERS = bytes(range(0x21, 0x7F))
+_PROFILES = {
+    None: profiles.LEAF,
+    Endpoint.SERVER: profiles.SERVER_LEAF,
+    Endpoint.CLIENT: profiles.CLIENT_LEAF,
+}
+
+GenerateKey = Callable[[KeyType], PrivateKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What the CAS generated for one version of a session.
+
+    Attributes:
+        values: ascii and binary values by name.
+        keys: private keys by the name of their secret, PKCS#8 DER; 0.2 certificates' too.
+        certificates: certificates by the name of their secret, DER.
+        authority: certificate DER and key PKCS#8 DER of `cas-session:NAME`, where one is needed.
+    """
+
+    values: Mapping[str, bytes] = field(default_factory=dict)
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    certificates: Mapping[str, bytes] = field(default_factory=dict)
+    authority: tuple[bytes, bytes] | None = None
+
+    def __repr__(self) -> str:
+        """Names only: every value in here is a secret."""
+        names = sorted({*self.values, *self.keys, *self.certificates})
+        return f"Bundle({', '.join(names)})"
+
+    def encode(self) -> bytes:
+        """The canonical JSON that the store seals."""
+        groups = (("values", self.values), ("keys", self.keys), ("certificates", self.certificates))
+        message: dict[str, Json] = {
+            name: {key: encode_base64(value) for key, value in group.items()}
+            for name, group in groups
+        }
+        message["format"] = FORMAT
+        message["authority"] = (
+            [encode_base64(part) for part in self.authority] if self.authority else []
+        )
+        return encode_json(message)
+
+
+def parse_bundle(data: bytes) -> Bundle:
+    """The bundle of those bytes; `FormatError` for anything that `encode` does not write."""
+    fields = Fields(parse_object(data, limit=MAX_BUNDLE, what="secrets"), "secrets")
+    fields.constant("format", FORMAT)
+    groups = [_group(fields.object(name), name) for name in ("values", "keys", "certificates")]
+    authority = fields.items("authority", limit=2)
+    if len(authority) not in (0, 2):
+        raise FormatError(f"secrets: authority has {len(authority)} parts, expected 0 or 2")
+    parts = [_decode(part, "authority") for part in authority]
+    fields.end()
+    return Bundle(*groups, authority=(parts[0], parts[1]) if parts else None)
+
+
+def generate(
+    session: Session,
+    previous: tuple[Session, Bundle] | None,
+    authority: Authority,
+    *,
+    now: datetime,
+    random: Randomness,
+    generate_key: GenerateKey = generate_key,
+) -> Bundle:
+    """What a new version of a session needs: kept from the previous one, or made.
+
+    Args:
+        session: the version that is about to be stored.
+        previous: the version it replaces and its bundle; None for the first.
+        authority: signs the session's own authority, where its certificates need one.
+        now: the present: the beginning of certificates.
+        random: randomness for values and serial numbers.
+        generate_key: makes private keys.
+    """
+    values: dict[str, bytes] = {}
+    keys: dict[str, bytes] = {}
+    for secret in session.secrets:
+        if secret.value is not None:
+            continue
+        kept = _kept(secret, previous)
+        if secret.kind is SecretKind.ASCII:
+            values[secret.name] = kept or random_ascii(secret.size or 0, random)
+        elif secret.kind is SecretKind.BINARY:
+            values[secret.name] = kept or random(secret.size or 0)
+        elif secret.kind is SecretKind.PRIVATE_KEY:
+            kind = KeyType(secret.key_type.value) if secret.key_type else KeyType.P256
+            keys[secret.name] = kept or key_der(generate_key(kind))
+        elif secret.private_key is None:
+            keys[secret.name] = key_der(generate_key(KeyType.P256))
+    certified = [one for one in session.secrets if _is_generated_certificate(one)]
+    session_authority = None
+    if any(one.private_key is None for one in certified):
+        session_authority = _session_authority(session, previous, authority, now=now, random=random)
+    certificates = {
+        one.name: _certificate(session, one, keys, session_authority, now=now, random=random)
+        for one in certified
+    }
+    return Bundle(
+        values,
+        keys,
+        {name: found.public_bytes(Encoding.DER) for name, found in certificates.items()},
+        _stored_issuer(session_authority),
+    )
+
+
+def random_ascii(size: int, random: Randomness) -> bytes:
+    """`size` characters of printable ASCII, each equally likely, without the space."""
+    found = bytearray()
+    fair = 256 - 256 % len(_CHARACTERS)  # above it a remainder would favour the first characters
+    while len(found) < size:
+        found += bytes(_CHARACTERS[byte % len(_CHARACTERS)] for byte in random(size) if byte < fair)
+    return bytes(found[:size])
+
+
+class Values:
+    """The secrets of one version, in the forms that references ask for.
+
+    Args:
+        session: the version.
+        bundle: what was generated for it.
+        authority: the upper part of the chain of its certificates.
+        now: the present; certificates of limited validity are made anew, for the same key, when
+            two thirds of it are over.
+        random: randomness for serial numbers.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        bundle: Bundle,
+        authority: Authority,
+        *,
+        now: datetime,
+        random: Randomness,
+    ) -> None:
+        self._session = session
+        self._bundle = bundle
+        self._authority = authority
+        self._now = now
+        self._random = random
+        self.fresh_until: datetime | None = None
+        """When `lookup` may answer differently; None for never. Grows earlier with each lookup."""
+
+    def lookup(self, name: str, suffix: str) -> bytes:
+        """The bytes that `$$SCONE::NAME` with that suffix stands for.
+
+        Raises:
+            FormatError: there is no such secret, or its kind does not offer the suffix.
+        """
+        secret = self._session.secret(name)
+        if secret is None:
+            raise FormatError(f"secret {name!r} is not one of session {self._session.name!r}")
+        form = form_of(secret, suffix, self._session.language)
+        match secret.kind:
+            case SecretKind.ASCII:
+                return self._value(secret)
+            case SecretKind.BINARY:
+                return encode_binary(self._value(secret), form)
+            case SecretKind.PRIVATE_KEY:
+                return self._private(secret, form)
+            case SecretKind.X509:
+                return self._certified(secret, form)
+
+    def public(self, secret: Secret) -> tuple[str, str]:
+        """Kind and value of a secret that the session makes public, as the REST API shows them."""
+        if not secret.export_public or secret.kind is SecretKind.PRIVATE_KEY:
+            raise ValueError(f"secret {secret.name!r} is not public")
+        if secret.kind is SecretKind.BINARY:
+            return "binary", self._value(secret).hex()
+        if secret.kind is SecretKind.X509:
+            return "x509", self._certified(secret, Form.CERTIFICATE_PEM).decode()
+        return "string", self._value(secret).decode()
+
+    def _value(self, secret: Secret) -> bytes:
+        if secret.value is None:
+            return _stored(self._bundle.values, secret.name)
+        return (
+            bytes.fromhex(secret.value)
+            if secret.kind is SecretKind.BINARY
+            else secret.value.encode()
+        )
+
+    def _key(self, secret: Secret) -> PrivateKey:
+        if secret.value is not None and secret.kind is SecretKind.PRIVATE_KEY:
+            return parse_key(secret.value.encode(), what=f"secret {secret.name!r}")
+        return parse_key(_stored(self._bundle.keys, secret.name), what=f"secret {secret.name!r}")
+
+    def _private(self, secret: Secret, form: Form) -> bytes:
+        key = self._key(secret)
+        return key_der(key) if form is Form.PRIVATE_KEY_DER else key_pem(key)
+
+    def _certified(self, secret: Secret, form: Form) -> bytes:
+        if form in (Form.PRIVATE_KEY_PEM, Form.PRIVATE_KEY_DER):
+            named = self._session.secret(secret.private_key) if secret.private_key else None
+            return self._private(named or secret, form)
+        certificate = self._certificate(secret)
+        if form is Form.CERTIFICATE_DER:
+            return certificate.public_bytes(Encoding.DER)
+        if form is Form.CERTIFICATE_PEM:
+            return certificate_pem(certificate).encode()
+        # The dotted one runs from the root down and ends with the certificate itself; the other
+        # from its issuer up to the root (reference, section 2.8).
+        upward = self._issuers(secret)
+        chain = [*reversed(upward), certificate] if form is Form.CHAIN_DOWNWARD else upward
+        return "".join(certificate_pem(one) for one in chain).encode()
+
+    def _issuers(self, secret: Secret) -> list[x509.Certificate]:
+        if secret.private_key is not None or self._bundle.authority is None:
+            return []  # self-signed
+        issuer = parse_certificate(self._bundle.authority[0], what="the session's authority")
+        return [issuer, *self._authority.chain]
+
+    def _certificate(self, secret: Secret) -> x509.Certificate:
+        if secret.value is not None:
+            return parse_certificate(secret.value.encode(), what=f"secret {secret.name!r}")
+        found = parse_certificate(
+            _stored(self._bundle.certificates, secret.name), what=f"secret {secret.name!r}"
+        )
+        if secret.valid_for is None:
+            return found
+        renew = timedelta(seconds=secret.valid_for * 2 / 3)
+        started = found.not_valid_before_utc + profiles.SKEW
+        if self._now >= started + renew:
+            found = self._renewed(secret)
+            started = self._now
+        until = started + renew
+        self.fresh_until = min(self.fresh_until or until, until)
+        return found
+
+    def _renewed(self, secret: Secret) -> x509.Certificate:
+        named = self._session.secret(secret.private_key) if secret.private_key else secret
+        stored = {} if named is None else {named.name: key_der(self._key(named))}
+        issuer = _parse_issuer(self._bundle.authority)
+        return _certificate(
+            self._session, secret, stored, issuer, now=self._now, random=self._random
+        )
+
+
+def _is_generated_certificate(secret: Secret) -> bool:
+    return secret.kind is SecretKind.X509 and secret.value is None
+
+
+def _kept(secret: Secret, previous: tuple[Session, Bundle] | None) -> bytes | None:
+    """The value of the previous version that this secret keeps, or None."""
+    if previous is None:
+        return None
+    session, bundle = previous
+    old = session.secret(secret.name)
+    if old is None or old.value is not None or old.kind is not secret.kind:
+        return None
+    if Migrate.NEVER in (old.migrate, secret.migrate):
+        return None
+    if secret.kind in (SecretKind.ASCII, SecretKind.BINARY):
+        return bundle.values.get(secret.name) if old.size == secret.size else None
+    if secret.kind is SecretKind.PRIVATE_KEY:
+        both = old.migrate is secret.migrate is Migrate.ALWAYS
+        return bundle.keys.get(secret.name) if both and old.key_type is secret.key_type else None
+    return None
+
+
+def _session_authority(
+    session: Session,
+    previous: tuple[Session, Bundle] | None,
+    authority: Authority,
+    *,
+    now: datetime,
+    random: Randomness,
+) -> Issuer:
+    # Kept across versions: it is what clients of the session's services trust.
+    kept = _parse_issuer(previous[1].authority) if previous else None
+    return kept or authority.issue_session(session.name, generate_p256(), now=now, random=random)
+
+
+def _stored_issuer(issuer: Issuer | None) -> tuple[bytes, bytes] | None:
+    if issuer is None:
+        return None
+    return issuer.certificate.public_bytes(Encoding.DER), key_der(issuer.key)
+
+
+def _parse_issuer(stored: tuple[bytes, bytes] | None) -> Issuer | None:
+    if stored is None:
+        return None
+    what = "the session's authority"
+    return Issuer(parse_certificate(stored[0], what=what), parse_key(stored[1], what=what))
+
+
+def _certificate(
+    session: Session,
+    secret: Secret,
+    keys: Mapping[str, bytes],
+    issuer: Issuer | None,
+    *,
+    now: datetime,
+    random: Randomness,
+) -> x509.Certificate:
+    """The certificate of an x509 secret: signed by the session in 0.2, by itself in 0.3."""
+    if secret.private_key is None:
+        key = parse_key(_stored(keys, secret.name), what=f"secret {secret.name!r}")
+        signer = issuer
+    else:
+        named = session.secret(secret.private_key)
+        if named is not None and named.value is not None:
+            key = parse_key(named.value.encode(), what=f"secret {named.name!r}")
+        else:
+            key = parse_key(_stored(keys, secret.private_key), what=f"secret {secret.name!r}")
+        signer = None
+    until = profiles.END
+    if secret.valid_for is not None:
+        until = min(until, now + timedelta(seconds=secret.valid_for))
+    return issue.issue(
+        signer,
+        _PROFILES[secret.endpoint],
+        secret.common_name or (secret.dns[0] if secret.dns else secret.name),
+        key,
+        san=issue.alternative_names(secret.dns),
+        until=until,
+        now=now,
+        random=random,
+    )
+
+
+def _stored(group: Mapping[str, bytes], name: str) -> bytes:
+    found = group.get(name)
+    if found is None:
+        raise IntegrityError(f"the value of secret {name!r} is missing from what was stored")
+    return found
+
+
+def _group(value: dict[str, Json], what: str) -> dict[str, bytes]:
+    return {name: _decode(one, what) for name, one in value.items()}
+
+
+def _decode(value: Json, what: str) -> bytes:
+    return Fields({"value": value}, f"secrets: {what}").data("value", limit=_MAX_VALUE)
+
+
+def language_signs(language: Language) -> bool:
+    """Whether certificates of that language are signed by the session's authority."""
+    return language is Language.V0_2
