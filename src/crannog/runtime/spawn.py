@@ -58,8 +58,8 @@ def run_child(program: Program, executable: int | str) -> int:
         failed = pipe.read()
     status = supervise(pid)
     if failed:
-        where, _, number = failed.partition(b" ")
-        reason = os.strerror(int(number)).lower() if int(number) else "failed"
+        where, _, code = failed.partition(b" ")
+        reason = os.strerror(int(code)).lower() if int(code) else "failed"
         if where == b"pwd":
             raise Misconfigured(f"working directory {program.pwd!r}: {reason}")
         raise NotExecutable(f"{program.argv[0]}: cannot be executed: {reason}")
