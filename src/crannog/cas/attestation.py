@@ -1,0 +1,204 @@
+"""The enclave API on 18765: one connection, one nonce, one evidence, one configuration.
+
+The shell around `AttestationServer`: TLS, deadlines, the nonce, log lines. Whether evidence is
+authentic is `crannog.evidence.verify`'s question, whether it suits the session the service's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from OpenSSL import SSL
+
+from crannog.cas.refusals import public_refusal
+from crannog.cas.service import CasService
+from crannog.errors import Error, FormatError, StorageFailed, Unavailable, chain
+from crannog.evidence.claims import Claims
+from crannog.evidence.report import NONCE_SIZE, ROLE_SERVICE, Channel, report_data
+from crannog.evidence.verify import Expected, verify_bound
+from crannog.exchange.attestation import AttestationServer, Evidence, Hello
+from crannog.exchange.configuration import Configuration
+from crannog.exchange.refusal import Refusal
+from crannog.transport.framed import feed
+from crannog.transport.listener import Slot
+from crannog.transport.log import Log
+from crannog.transport.stream import Deadline, TlsStream
+from crannog.transport.tls import server_stream
+
+
+class EnclaveLimits(NamedTuple):
+    """Seconds: for the TLS handshake, and for all of the exchange after it."""
+
+    handshake_seconds: float
+    request_seconds: float
+
+
+class EnclaveApi:
+    """Handles connections on 18765.
+
+    Args:
+        service: the CAS's use cases.
+        context: TLS, which requires a client certificate.
+        server_key: the SubjectPublicKeyInfo in the context's certificate, DER.
+        limits: deadlines.
+        log: lines for the operator.
+        now: the clock.
+        random: randomness of the nonces.
+    """
+
+    def __init__(
+        self,
+        service: CasService,
+        context: SSL.Context,
+        server_key: bytes,
+        *,
+        limits: EnclaveLimits,
+        log: Log,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._service = service
+        self._context = context
+        self._server_key = server_key
+        self._limits = limits
+        self._log = log
+        self._now = now
+        self._random = random
+
+    def serve(self, slot: Slot) -> None:
+        """One connection from handshake to close.
+
+        Raises:
+            Unavailable: the peer was slow, gone, or spoke no TLS; it is counted, not logged whole.
+            FormatError: hostile bytes; the peer was told.
+        """
+        stream = server_stream(self._context, slot.socket)
+        try:
+            stream.handshake(Deadline.after(self._limits.handshake_seconds))
+            _Attestation(self, stream, slot).run(Deadline.after(self._limits.request_seconds))
+        finally:
+            stream.close()
+
+    def decide(
+        self, hello: Hello, nonce: bytes, evidence: Evidence, channel: Channel, seen: _Seen
+    ) -> Configuration:
+        """The configuration for evidence on this channel; raises what refuses it."""
+        expected = Expected(
+            report_data(role=ROLE_SERVICE, nonce=nonce, channel=channel, config_id=hello.config_id),
+            hello.config_id,
+            evidence.launcher,
+        )
+        try:
+            seen.claims = verify_bound(
+                evidence.envelopes, expected, trust=self._service.trust(), now=self._now()
+            )
+        except Error as error:
+            self._service.refused(hello.config_id, error, peer=seen.peer, request_id=seen.id)
+            raise
+        self._log.info(
+            f"Received configuration request for config id {hello.config_id}",
+            level=seen.claims.level.value,
+            method=seen.claims.method,
+            peer=seen.peer,
+            request_id=seen.id,
+        )
+        configuration = self._service.configure(
+            hello.config_id,
+            seen.claims,
+            otp=evidence.otp,
+            service_access_token=evidence.service_access_token,
+            peer=seen.peer,
+            request_id=seen.id,
+        )
+        self._log.info(
+            f"Provisioned configuration {hello.config_id}",
+            level=configuration.level.value,
+            session_hash=configuration.session_hash,
+            request_id=seen.id,
+        )
+        return configuration
+
+    def refusal(self, error: Error, config_id: str, seen: _Seen) -> Refusal:
+        """What the peer hears of `error`; the operator's log has the whole of it."""
+        values = {"peer": seen.peer, "request_id": seen.id, "code": error.code}
+        reason = ": ".join(chain(error))
+        if isinstance(error, StorageFailed):
+            self._log.error(f"Refused configuration {config_id}", reason=reason, **values)
+        elif config_id:
+            self._log.warning(f"Refused configuration {config_id}", reason=reason, **values)
+        public = public_refusal(
+            error, minimum=self._service.minimum_level, claims=seen.claims, request_id=seen.id
+        )
+        return Refusal(public.code, public.messages, public.hint, seen.id, public.retry)
+
+    @property
+    def server_key(self) -> bytes:
+        """The SubjectPublicKeyInfo that peers see, DER."""
+        return self._server_key
+
+    def nonce(self) -> bytes:
+        """A fresh one."""
+        return self._random(NONCE_SIZE)
+
+
+class _Seen:
+    """What is known of the peer so far."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.id = secrets.token_hex(8)
+        self.claims: Claims | None = None
+
+
+class _Attestation:
+    """One exchange on one connection."""
+
+    def __init__(self, api: EnclaveApi, stream: TlsStream, slot: Slot) -> None:
+        self._api = api
+        self._stream = stream
+        self._slot = slot
+        self._end = AttestationServer()
+        self._seen = _Seen(slot.peer)
+
+    def run(self, deadline: Deadline) -> None:
+        """Speak until configuration or refusal went out, or the peer left."""
+        config_id = ""
+        try:
+            hello = self._next(deadline)
+            if not isinstance(hello, Hello):
+                return
+            config_id = hello.config_id
+            with self._slot.busy():
+                nonce = self._api.nonce()
+                self._stream.send(self._end.challenge(nonce), deadline)
+            evidence = self._next(deadline)
+            if not isinstance(evidence, Evidence):
+                return
+            with self._slot.busy():
+                configuration = self._api.decide(
+                    hello, nonce, evidence, self._channel(), self._seen
+                )
+                self._stream.send(self._end.configuration(configuration), deadline)
+        except Unavailable:
+            raise  # nobody is there to be told, or not in time
+        except Error as error:
+            refusal = self._api.refusal(error, config_id, self._seen)
+            with self._slot.busy():
+                self._stream.send(self._end.refusal(refusal), deadline)
+            if isinstance(error, FormatError):
+                raise
+
+    def _next(self, deadline: Deadline) -> Hello | Evidence | None:
+        while (event := self._end.next_event()) is None:
+            if not feed(self._stream, self._end, deadline):
+                return None
+        return event
+
+    def _channel(self) -> Channel:
+        client_key = self._stream.peer_key()
+        if client_key is None:  # the context requires one
+            raise FormatError("the launcher showed no certificate")
+        return Channel(self._stream.exporter(), client_key, self._api.server_key)
