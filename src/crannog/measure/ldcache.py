@@ -34,18 +34,26 @@ class CachedLibrary(NamedTuple):
 class LoaderCache:
     """The cache's entries for one machine, by name, in the file's order."""
 
-    def __init__(self, entries: dict[str, tuple[CachedLibrary, ...]]) -> None:
+    def __init__(self, data: bytes, entries: dict[bytes, list[tuple[int, bool]]]) -> None:
+        self._data = data
         self._entries = entries
 
     def lookup(self, name: str) -> tuple[CachedLibrary, ...]:
-        """Every path for `name`: which one is taken depends on the processor."""
-        return self._entries.get(name, ())
+        """Every path for `name`: which one is taken depends on the processor.
+
+        Raises:
+            FormatError: a path lies outside the file.
+        """
+        return tuple(
+            CachedLibrary(os.fsdecode(_string(self._data, position)), variant)
+            for position, variant in self._entries.get(os.fsencode(name), ())
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
 
 
-EMPTY_CACHE = LoaderCache({})
+EMPTY_CACHE = LoaderCache(b"", {})
 
 
 def parse_cache(data: bytes, machine: int) -> LoaderCache:
@@ -73,19 +81,16 @@ def parse_cache(data: bytes, machine: int) -> LoaderCache:
             offset=start + 20,
         )
     wanted = _FLAGS.get(machine)
-    found: dict[str, tuple[CachedLibrary, ...]] = {}
+    found: dict[bytes, list[tuple[int, bool]]] = {}
     body = memoryview(data)[table : table + count * _ENTRY.size]
     for flags, key, value, _, hwcap in _ENTRY.iter_unpack(body):
-        if flags != wanted:
-            continue
-        name = _string(data, start + key)
-        library = CachedLibrary(_string(data, start + value), hwcap != 0)
-        found[name] = (*found.get(name, ()), library)
-    return LoaderCache(found)
+        if flags == wanted:
+            found.setdefault(_string(data, start + key), []).append((start + value, hwcap != 0))
+    return LoaderCache(data, found)
 
 
-def _string(data: bytes, position: int) -> str:
+def _string(data: bytes, position: int) -> bytes:
     end = data.find(b"\0", position, position + 4096)
     if end < 0 or position >= len(data):
         raise FormatError("ld.so.cache: a string outside the file", offset=position)
-    return os.fsdecode(data[position:end])
+    return data[position:end]

@@ -271,10 +271,15 @@ class Loader:
             return tuple(path for path in re.split(r"[:\n]", os.fsdecode(listed)) if path)
         # glibc keeps its list as strings one after the other, each ending with a slash.
         data = self._root.read(interpreter, limit=CACHE_LIMIT) or b""
-        for run in _SYSTEM_DIRECTORIES.findall(data):
-            paths = [os.fsdecode(path).rstrip("/") for path in run.split(b"\0") if path]
-            if "/lib" in paths or "/lib64" in paths or "/usr/lib" in paths:
-                return tuple(paths)
+        for mark in (b"/lib/\0", b"/lib64/\0"):
+            position = data.find(mark)
+            while position >= 0:
+                window = data[max(0, position - 512) : position + 512]
+                for run in _SYSTEM_DIRECTORIES.findall(window):
+                    paths = [os.fsdecode(path).rstrip("/") for path in run.split(b"\0") if path]
+                    if {"/lib", "/lib64", "/usr/lib", "/usr/lib64"} & set(paths):
+                        return tuple(paths)
+                position = data.find(mark, position + 1)
         return _FALLBACK[machine]
 
     def _usable(self, path: str, machine: int) -> Elf | None:

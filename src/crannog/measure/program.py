@@ -15,7 +15,7 @@ from crannog.measure.elf import Elf, is_elf
 from crannog.measure.loader import Loader, Mapped
 from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
 from crannog.measure.python import extension_modules, find_python, start_files
-from crannog.measure.root import FileDigest, FileIdentity, Root
+from crannog.measure.root import FileIdentity, Root
 from crannog.measure.script import parse_shebang
 from crannog.measure.system import (
     CACHE,
@@ -79,8 +79,8 @@ class _Measuring:
     def __init__(self, root: Root, settings: ProgramSettings) -> None:
         self._root = root
         self._settings = settings
-        self._entries: dict[tuple[Role, str], FileDigest | None] = {}
-        self._native: dict[str, MeasuredFile] = {}
+        self._listed: dict[tuple[Role, str], None] = {}
+        self._native: dict[str, None] = {}
 
     def measure(self, path: str) -> Measurement:
         executable, prefix = self._scripts(path)
@@ -89,9 +89,7 @@ class _Measuring:
         if closure.missing:
             lost = closure.missing[0]
             raise Misconfigured(f"{lost.needed_by} needs {lost.name}, which is nowhere")
-        found = self._add(Role.EXECUTABLE, executable, native=True)
-        if found is None:
-            raise Misconfigured(f"{executable}: not there, or not a regular file")
+        self._add(Role.EXECUTABLE, executable, native=True)
         if closure.interpreter is not None:
             self._add(Role.INTERPRETER, closure.interpreter, native=True)
         for library in closure.libraries:
@@ -101,19 +99,28 @@ class _Measuring:
             loader, executable, closure.executable, closure.libraries, closure.interpreter, modules
         )
         self._system(closure.executable, [*closure.libraries, *modules], closure.musl)
+        digests = self._root.digests(path for _, path in self._listed)
         entries = tuple(
             sorted(
-                Entry(role, name, None if digest is None else digest.digest)
-                for (role, name), digest in self._entries.items()
+                Entry(role, name, None if (found := digests[name]) is None else found.digest)
+                for role, name in self._listed
             )
         )
+        native = tuple(
+            MeasuredFile(name, found.identity)
+            for name in self._native
+            if (found := digests[name]) is not None
+        )
+        itself = digests[executable]
+        if itself is None:
+            raise Misconfigured(f"{executable}: went away while it was measured")
         return Measurement(
             mrenclave(self._settings, entries),
             path,
             executable,
-            found.identity,
+            itself.identity,
             prefix,
-            tuple(self._native.values()),
+            native,
             entries,
             self._settings,
             is_python,
@@ -175,7 +182,7 @@ class _Measuring:
         for name in nss_modules(self._root):
             found = loader.by_name(name, libc)
             if not found:
-                self._entries[(Role.MODULE, name)] = None
+                self._add(Role.MODULE, name)  # relative: there is no such file
             modules += found
         also, _ = loader.also((executable, *libraries, *modules), interpreter)
         modules += [each for each in also if each.path not in self._native]
@@ -242,14 +249,12 @@ class _Measuring:
                 for path in openssl_files(self._root, directory):
                     self._add(Role.CONFIGURATION, path)
 
-    def _add(self, role: Role, path: str, *, native: bool = False) -> FileDigest | None:
+    def _add(self, role: Role, path: str, *, native: bool = False) -> None:
         if native and path in self._native:
-            return None
-        found = self._root.digest(path)
-        self._entries[(role, path)] = found
-        if native and found is not None:
-            self._native[path] = MeasuredFile(path, found.identity)
-        return found
+            return  # it has its place already, in the first role that needs it
+        self._listed[(role, path)] = None
+        if native:
+            self._native[path] = None
 
 
 def _musl_name(elf: Elf) -> str:
