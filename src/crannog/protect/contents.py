@@ -1,9 +1,10 @@
 """Encrypts, or authenticates, the contents of many files on all processors.
 
-Small files go to a worker in batches, large ones in segments of whole chunks that several workers
-read, encrypt and write at once. AES-GCM and SHA-256 over large buffers and all system calls run
-without the interpreter's lock. Not more is under way than `_AHEAD` tasks per worker, so that memory
-stays bounded. A file that changes while it is read is refused, since the result would be a mixture.
+Large files are done in segments of whole chunks that several workers read, encrypt and write at
+once, middling ones in batches by a worker: AES-GCM and SHA-256 over large buffers and all system
+calls run without the interpreter's lock. Small ones are done by the caller's own thread, since their
+cost is the interpreter's. Not more is under way than `_AHEAD` tasks per worker, so that memory stays
+bounded. A file that changes while it is read is refused, since the result would be a mixture.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from crannog.shield.model import CHUNK_TAG, FILE_KEY, FileEntry, Protection
 from crannog.shield.paths import printable
 
 _SEGMENT = 4 * 1024 * 1024  # bytes that a worker does at a time
-_BATCH_FILES = 128
+_SMALL = 128 * 1024  # bytes up to which a file's cost is mostly the interpreter's
 _AHEAD = 3
+_TOLD_FILES = 256  # how many small files make one call of `progress`
 _KEYTAG_SIZE = 8192
 _KEYTAG = re.compile(rb'AES-GCM tag: [0-9a-f]{32} key: [0-9a-f]{64}|"key":"[0-9a-f]{64}"')
 
@@ -115,8 +117,10 @@ def _run(
             progress(done.size, len(done.results))
             yield from done.results
 
+    small = bytearray(_SMALL), bytearray(_SMALL + CHUNK_TAG)
     batch: list[_Task] = []
     batched = 0
+    told = (0, 0)
     for number, source in files:
         key = bytes(FILE_KEY)
         if settings.protection is Protection.ENCRYPTED:
@@ -128,18 +132,26 @@ def _run(
                 waiting.append(future)
                 yield from finished(_AHEAD * settings.workers)
             continue
-        if batched + source.stat.st_size > _SEGMENT or len(batch) == _BATCH_FILES:
-            waiting.append(pool.submit(_small_files, batch, settings))
+        if source.stat.st_size <= _SMALL:
+            yield _small_file(task, settings, *small)
+            told = (told[0] + source.stat.st_size, told[1] + 1)
+            if told[1] == _TOLD_FILES:
+                progress(*told)
+                told = (0, 0)
+            continue
+        if batched + source.stat.st_size > _SEGMENT:
+            waiting.append(pool.submit(_batch, batch, settings))
             yield from finished(_AHEAD * settings.workers)
             batch, batched = [], 0
         batch.append(task)
         batched += source.stat.st_size
     if batch:
-        waiting.append(pool.submit(_small_files, batch, settings))
+        waiting.append(pool.submit(_batch, batch, settings))
     yield from finished(0)
+    progress(*told)
 
 
-def _small_files(batch: list[_Task], settings: Settings) -> _Done:
+def _batch(batch: list[_Task], settings: Settings) -> _Done:
     room = max(task.source.stat.st_size for task in batch)
     plain, out = bytearray(room), bytearray(room + CHUNK_TAG)
     results = [_small_file(task, settings, plain, out) for task in batch]
