@@ -7,7 +7,7 @@ set is fixed and documented here.
 from __future__ import annotations
 
 from crannog.cas.secrets import Values
-from crannog.errors import FormatError, TooLarge, Unsupported
+from crannog.errors import TooLarge, Unsupported
 from crannog.exchange.configuration import (
     MAX_FILE,
     MAX_FILES,
@@ -20,7 +20,7 @@ from crannog.exchange.configuration import (
 )
 from crannog.levels import Level
 from crannog.session.document import Image, InjectionFile, Service, Session
-from crannog.session.template import substitute, substitute_argument, substitute_environment
+from crannog.session.template import Lookup, substitute, substitute_argument, substitute_environment
 
 DEFAULT_ENVIRONMENT = (
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -28,7 +28,8 @@ DEFAULT_ENVIRONMENT = (
 )
 """What a program gets where its session sets no variable of that name."""
 
-_OUTER = "SCONE variable substitution failed, the service's configuration needs fixing"
+MAX_VALUES = 16 * 1024 * 1024
+"""Bytes of secrets in one configuration, each counted as often as it is referred to."""
 
 
 def configure(
@@ -56,19 +57,19 @@ def configure(
         TooLarge: more than a program can be given (`crannog.exchange.configuration`).
         Unsupported: a file without content, which would be read on the program's machine.
     """
+    lookup = _bounded(values.lookup)
     argv = tuple(
-        substitute_argument(position, text, values.lookup)
-        for position, text in enumerate(service.command)
+        substitute_argument(position, text, lookup) for position, text in enumerate(service.command)
     )
     environment = dict(DEFAULT_ENVIRONMENT)
     for name, text in service.environment:
-        environment[name] = substitute_environment(name, text, values.lookup)
+        environment[name] = substitute_environment(name, text, lookup)
     image = session.image_of(service)
     configuration = Configuration(
         argv=argv,
         environment=tuple(environment.items()),
         pwd=service.pwd,
-        files=_files(image, values),
+        files=_files(image, lookup),
         fspf=_fspf(service),
         session_hash=session_hash,
         level=level,
@@ -78,22 +79,40 @@ def configure(
     return configuration
 
 
-def _files(image: Image | None, values: Values) -> tuple[File, ...]:
+def _bounded(lookup: Lookup) -> Lookup:
+    """Many references to one large secret, each within its own bound, are bounded together."""
+    left = MAX_VALUES
+
+    def counted(name: str, suffix: str) -> bytes:
+        nonlocal left
+        value = lookup(name, suffix)
+        left -= len(value)
+        if left < 0:
+            raise TooLarge(
+                f"SCONE value replacement gives more than {MAX_VALUES} bytes",
+                hint="refer to large secrets less often",
+            )
+        return value
+
+    return counted
+
+
+def _files(image: Image | None, lookup: Lookup) -> tuple[File, ...]:
     if image is None:
         return ()
     return tuple(
-        File(file.path, _content(file, values), file.mode) for file in image.injection_files
+        File(file.path, _content(file, lookup), file.mode) for file in image.injection_files
     )
 
 
-def _content(file: InjectionFile, values: Values) -> bytes:
+def _content(file: InjectionFile, lookup: Lookup) -> bytes:
     if file.content is None:
         raise Unsupported(
             f"injected file {file.path!r} has no content: templates on the program's own disk are "
             "not supported yet",
             hint="put the template's text into the session, under content",
         )
-    return substitute(file.content, values.lookup)
+    return substitute(file.content, lookup)
 
 
 def _fspf(service: Service) -> FspfReference | None:
@@ -116,17 +135,10 @@ def _check_limits(configuration: Configuration, service: Service) -> None:
             hint="put it into an injected file",
         )
     if len(configuration.files) > MAX_FILES:
-        raise TooLarge(
-            f"{where} has {len(configuration.files)} files, expected at most {MAX_FILES}"
-        )
+        raise TooLarge(f"{where} has more than {MAX_FILES} injected files")
     sizes = [len(file.content) for file in configuration.files]
     if any(size > MAX_FILE for size in sizes) or sum(sizes) > MAX_FILES_TOTAL:
         raise TooLarge(
             f"{where} has files of {sum(sizes)} bytes, expected at most {MAX_FILE} each and "
             f"{MAX_FILES_TOTAL} together"
         )
-
-
-def substitution_failed(error: FormatError) -> FormatError:
-    """The reference's outer text around what `configure` refused."""
-    return FormatError(_OUTER, hint=error.hint)

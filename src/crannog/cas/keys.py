@@ -147,6 +147,30 @@ class EnvironmentKey:
         )
 
 
+def key_provider(text: str, state_directory: Path, environment: Mapping[str, str]) -> KeyProvider:
+    """The provider that a setting names.
+
+    Args:
+        text: `file` for `master.key` in the state directory, `file:PATH`, or `env:NAME`.
+        state_directory: where the database is.
+        environment: where variables are looked up.
+
+    Raises:
+        Misconfigured: another text.
+    """
+    kind, _, rest = text.partition(":")
+    if text == "file":
+        return FileKey(state_directory / "master.key")
+    if kind == "file" and rest:
+        return FileKey(Path(rest))
+    if kind == "env" and rest:
+        return EnvironmentKey(rest, environment)
+    raise Misconfigured(
+        f"key provider is {text[:40]!r}, expected file, file:PATH or env:NAME",
+        hint="keep the key on another disk than the database where you can",
+    )
+
+
 def sync_directory(path: Path) -> None:
     """Make a new name in that directory durable; file systems without it are let be."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from crannog.errors import FormatError, IntegrityError
+from crannog.errors import FormatError, IntegrityError, TooLarge
 from crannog.pki import issue, profiles
 from crannog.pki.authority import Authority
 from crannog.pki.identity import certificate_pem, parse_certificate
@@ -32,13 +32,17 @@ from crannog.pki.keys import (
     key_pem,
     parse_key,
 )
-from crannog.session.document import Endpoint, Language, Migrate, Secret, SecretKind, Session
+from crannog.session.document import Endpoint, Migrate, Secret, SecretKind, Session
+from crannog.session.document import KeyType as SessionKeyType
 from crannog.session.forms import Form, encode_binary, form_of
 from crannog.wire import Fields, Json, encode_base64, encode_json, parse_object
 
 FORMAT = "crannog secrets 1"
 MAX_BUNDLE = 64 * 1024 * 1024
 _MAX_VALUE = 1024 * 1024
+MAX_KEYS = 256
+MAX_RSA_KEYS = 8
+MAX_GENERATED = 16 * 1024 * 1024
 
 # Printable ASCII without the space, so that a value is one word wherever it is put.
 _CHARACTERS = bytes(range(0x21, 0x7F))
@@ -90,13 +94,15 @@ def parse_bundle(data: bytes) -> Bundle:
     """The bundle of those bytes; `FormatError` for anything that `encode` does not write."""
     fields = Fields(parse_object(data, limit=MAX_BUNDLE, what="secrets"), "secrets")
     fields.constant("format", FORMAT)
-    groups = [_group(fields.object(name), name) for name in ("values", "keys", "certificates")]
+    values, keys, certificates = (
+        _group(fields.object(name), name) for name in ("values", "keys", "certificates")
+    )
     authority = fields.items("authority", limit=2)
     if len(authority) not in (0, 2):
         raise FormatError(f"secrets: authority has {len(authority)} parts, expected 0 or 2")
     parts = [_decode(part, "authority") for part in authority]
     fields.end()
-    return Bundle(*groups, authority=(parts[0], parts[1]) if parts else None)
+    return Bundle(values, keys, certificates, (parts[0], parts[1]) if parts else None)
 
 
 def generate(
@@ -117,7 +123,11 @@ def generate(
         now: the present: the beginning of certificates.
         random: randomness for values and serial numbers.
         generate_key: makes private keys.
+
+    Raises:
+        TooLarge: more keys than the CAS makes for one request.
     """
+    _check_effort(session)
     values: dict[str, bytes] = {}
     keys: dict[str, bytes] = {}
     for secret in session.secrets:
@@ -220,11 +230,9 @@ class Values:
     def _value(self, secret: Secret) -> bytes:
         if secret.value is None:
             return _stored(self._bundle.values, secret.name)
-        return (
-            bytes.fromhex(secret.value)
-            if secret.kind is SecretKind.BINARY
-            else secret.value.encode()
-        )
+        if secret.kind is SecretKind.BINARY:
+            return bytes.fromhex(secret.value)
+        return secret.value.encode()
 
     def _key(self, secret: Secret) -> PrivateKey:
         if secret.value is not None and secret.kind is SecretKind.PRIVATE_KEY:
@@ -284,6 +292,25 @@ class Values:
 
 def _is_generated_certificate(secret: Secret) -> bool:
     return secret.kind is SecretKind.X509 and secret.value is None
+
+
+def _check_effort(session: Session) -> None:
+    # Anybody may post a session, and an RSA key takes the CAS half a second.
+    made = [one for one in session.secrets if one.value is None]
+    keys = [one for one in made if one.kind in (SecretKind.PRIVATE_KEY, SecretKind.X509)]
+    rsa = [one for one in keys if one.key_type in (SessionKeyType.RSA2048, SessionKeyType.RSA3072)]
+    for what, found, limit in (("keys", keys, MAX_KEYS), ("RSA keys", rsa, MAX_RSA_KEYS)):
+        if len(found) > limit:
+            raise TooLarge(
+                f"session {session.name!r} asks for {len(found)} {what}, expected at most {limit}",
+                hint="give values, or spread them over several sessions",
+            )
+    size = sum(one.size or 0 for one in made)
+    if size > MAX_GENERATED:
+        raise TooLarge(
+            f"session {session.name!r} asks for secrets of {size} bytes, "
+            f"expected at most {MAX_GENERATED}"
+        )
 
 
 def _kept(secret: Secret, previous: tuple[Session, Bundle] | None) -> bytes | None:
@@ -378,8 +405,3 @@ def _group(value: dict[str, Json], what: str) -> dict[str, bytes]:
 
 def _decode(value: Json, what: str) -> bytes:
     return Fields({"value": value}, f"secrets: {what}").data("value", limit=_MAX_VALUE)
-
-
-def language_signs(language: Language) -> bool:
-    """Whether certificates of that language are signed by the session's authority."""
-    return language is Language.V0_2

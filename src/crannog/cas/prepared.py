@@ -1,0 +1,150 @@
+"""Session versions that are loaded, unsealed and ready: what makes an attestation cheap.
+
+A version never changes, so neither does what is prepared of it, but for certificates of limited
+validity. Bounded: the least recently used version is dropped, and read again when it is wanted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from datetime import datetime
+
+from crannog.cas.configure import configure
+from crannog.cas.requirements import requirements
+from crannog.cas.secrets import Bundle, Values, parse_bundle
+from crannog.cas.store.records import Version
+from crannog.cas.store.sealing import Randomness
+from crannog.cas.store.store import Store
+from crannog.errors import IntegrityError, NotFound
+from crannog.evidence.appraise import Requirements
+from crannog.exchange.configuration import Configuration
+from crannog.levels import Level
+from crannog.pki.authority import Authority
+from crannog.session.canonical import session_hash
+from crannog.session.document import Session
+from crannog.session.load import load_session
+
+MAX_PREPARED = 1024
+_NOTHING = bytes(32)
+
+
+class Prepared:
+    """One version of a session with its secrets, and the configurations made of it so far."""
+
+    def __init__(
+        self,
+        version: Version,
+        text: str,
+        session: Session,
+        bundle: Bundle,
+        *,
+        authority: Authority,
+        launchers: frozenset[bytes] | None,
+        random: Randomness,
+    ) -> None:
+        self.version = version
+        self.text = text
+        self.session = session
+        self.bundle = bundle
+        self._authority = authority
+        self._launchers = launchers
+        self._random = random
+        self._services: dict[str, tuple[Configuration, datetime | None]] = {}
+        self._required: dict[tuple[str, Level], Requirements] = {}
+
+    def values(self, now: datetime) -> Values:
+        """The version's secrets at `now`."""
+        return Values(self.session, self.bundle, self._authority, now=now, random=self._random)
+
+    def service(
+        self, name: str, now: datetime, minimum: Level
+    ) -> tuple[Configuration, Requirements]:
+        """What a service gets, with level and measurement still to be filled in, and what it takes.
+
+        Args:
+            name: the service's.
+            now: the present.
+            minimum: the CAS's minimum level.
+
+        Raises:
+            NotFound: the session has no such service.
+        """
+        service = self.session.service(name)
+        if service is None:
+            missing = NotFound(f"Service not found: {name[:128]!r} in {self.session.name!r}")
+            raise NotFound("Failed to retrieve service attestation configuration") from missing
+        required = self._required.get((name, minimum))
+        if required is None:
+            required = requirements(
+                self.session, service, minimum=minimum, launchers=self._launchers
+            )
+            self._required[name, minimum] = required
+        found = self._services.get(name)
+        if found is not None and (found[1] is None or now < found[1]):
+            return found[0], required
+        values = self.values(now)
+        configuration = configure(
+            self.session,
+            service,
+            values,
+            session_hash=self.version.hash,
+            level=minimum,
+            mrenclave=_NOTHING,
+        )
+        # Two threads may both get here; either result is right.
+        self._services[name] = (configuration, values.fresh_until)
+        return configuration, required
+
+
+class PreparedSessions:
+    """Finds prepared versions, reading them from the store where they are not at hand."""
+
+    def __init__(
+        self,
+        store: Store,
+        authority: Authority,
+        *,
+        launchers: frozenset[bytes] | None,
+        random: Randomness,
+    ) -> None:
+        self._store = store
+        self._authority = authority
+        self._launchers = launchers
+        self._random = random
+        self._lock = threading.Lock()
+        self._found: OrderedDict[str, Prepared] = OrderedDict()
+
+    def get(self, version: Version) -> Prepared:
+        """That version, prepared.
+
+        Raises:
+            IntegrityError: what is stored is not what was stored.
+            StorageFailed: it cannot be read.
+        """
+        with self._lock:
+            found = self._found.get(version.hash)
+            if found is not None:
+                self._found.move_to_end(version.hash)
+                return found
+        document, secrets = self._store.read(version)
+        session = load_session(document, limit=len(document)).session
+        if session.name != version.name or session_hash(session) != version.hash:
+            raise IntegrityError(
+                f"session {version.name!r}: the stored document does not have its hash",
+                hint="a newer release may have written it; use that one",
+            )
+        prepared = Prepared(
+            version,
+            document.decode(),
+            session,
+            parse_bundle(secrets),
+            authority=self._authority,
+            launchers=self._launchers,
+            random=self._random,
+        )
+        with self._lock:
+            self._found[version.hash] = prepared
+            while len(self._found) > MAX_PREPARED:
+                self._found.popitem(last=False)
+        return prepared
