@@ -3,19 +3,144 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+from urllib.parse import quote
 
-from crannog.errors import FormatError, NotFound
-from crannog.pki.identity import certificate_pem, key_hash, parse_certificate, spki_der
+import typer
+
+from crannog.cli.config import CliConfig, KnownCas
+from crannog.cli.identity import Identity
+from crannog.cli.state import state
+from crannog.cli.ui import ui
+from crannog.errors import FormatError, NotFound, Refused, Unavailable
+from crannog.pki.identity import (
+    certificate_pem,
+    key_hash,
+    parse_certificate,
+    parse_key_hash,
+    spki_der,
+)
+from crannog.transport import tls
 from crannog.transport.address import CLIENT_API_PORT, Address, is_numeric, parse_address
 from crannog.transport.connect import connect
+from crannog.transport.http_client import MAX_BODY, Reply, send_request
 from crannog.transport.stream import Deadline
-from crannog.transport.tls import client_context, client_stream
+from crannog.wire import Fields, parse_object
 
 if TYPE_CHECKING:
     from cryptography import x509
 
 CONNECT_SECONDS = 15.0
+_UNAVAILABLE = 503
+
+CasOption = Annotated[
+    str | None,
+    typer.Option("--cas", "-c", help="The CAS's address.", show_default="the default CAS"),
+]
+UnverifiedOption = Annotated[
+    bool,
+    typer.Option(
+        "--only_for_testing-disable-attestation-verification",
+        help="Talk to a CAS that was not attested: it may be anybody.",
+    ),
+]
+
+
+class Created(NamedTuple):
+    """A session that the CAS took."""
+
+    hash: str
+    warnings: tuple[str, ...]
+
+
+class Read(NamedTuple):
+    """A session as the CAS keeps it."""
+
+    text: str
+    hash: str
+
+
+class CasApi:
+    """The client API of one CAS, as one user."""
+
+    def __init__(self, name: str, identity: Identity | None, pin: tls.Pin | None) -> None:
+        self._name = name
+        self._address = client_address(name)
+        self._pin = pin
+        self._identity = (
+            None
+            if identity is None
+            else tls.load_identity(
+                identity.certificate.encode(), identity.private_key.encode(), "identity"
+            )
+        )
+
+    def create(self, text: str) -> Created:
+        """Post a session's text; `Refused` with the CAS's reasons where it does not take it."""
+        fields = self._ask("POST", "/v1/sessions", text.encode("utf-8"))
+        warnings = fields.texts("warnings", limit=1000) if fields.has("warnings") else ()
+        return Created(fields.text("hash"), warnings)
+
+    def read(self, name: str, session_hash: str | None = None) -> Read:
+        """The session of that name, the latest version or the one with that hash."""
+        query = "" if session_hash is None else f"?hash={quote(session_hash, safe='')}"
+        fields = self._ask("GET", f"/v1/sessions/{quote(name, safe='~/')}{query}")
+        return Read(fields.text("session", limit=MAX_BODY), fields.text("hash"))
+
+    def version(self) -> dict[str, str]:
+        """What the CAS says of itself."""
+        fields = self._ask("GET", "/v1/version")
+        return {name: fields.text(name) for name in ("version", "minimum_level")}
+
+    def _ask(self, method: str, target: str, body: bytes = b"") -> Fields:
+        reply = send_request(
+            self._address, method, target, body, identity=self._identity, pin=self._pin
+        )
+        if reply.status not in (200, 201):
+            raise self._refused(reply)
+        return Fields(parse_object(reply.body, limit=MAX_BODY, what="the CAS's answer"), "answer")
+
+    def _refused(self, reply: Reply) -> Refused | Unavailable:
+        outer = f"CAS at '{named(self._name)}' returned HTTP error status code {reply.status_line}"
+        messages: tuple[str, ...] = ()
+        hint = ""
+        try:
+            fields = Fields(parse_object(reply.body, limit=MAX_BODY, what="answer"), "answer")
+            messages = fields.texts("msg", limit=1000, characters=65536)
+            hint = fields.optional_text("hint", limit=65536) or ""
+        except FormatError:
+            hint = "the answer is not a CAS's; is the address right?"
+        if reply.status == _UNAVAILABLE:
+            return Unavailable(": ".join((outer, *messages)), hint=hint)
+        return Refused(outer, messages, hint=hint)
+
+
+def open_cas(name: str | None, identity: Identity | None, *, unverified: bool) -> CasApi:
+    """The API of the CAS of that name, or of the default one, pinned to the key it had.
+
+    Args:
+        name: its address as it was attested.
+        identity: who asks, None where it does not matter.
+        unverified: the user's explicit wish to talk to one that was never attested; said aloud.
+    """
+    config = state.load()
+    if unverified:
+        address = name or config.default_cas
+        if not address:
+            raise missing("")
+        ui.warning(f"the CAS at {address} is not verified: it may be anybody")
+        return CasApi(address, identity, None)
+    known = known_cas(config, name)
+    return CasApi(known.name, identity, tls.Pin(key_sha256=parse_key_hash(known.key_hash)))
+
+
+def known_cas(config: CliConfig, name: str | None) -> KnownCas:
+    """The attested CAS of that name, or the default one."""
+    wanted = name or config.default_cas
+    found = config.cas(wanted)
+    if found is None:
+        raise missing(wanted)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +175,7 @@ def show_chain(address: str) -> Chain:
     target = client_address(address)
     deadline = Deadline.after(CONNECT_SECONDS)
     name = None if is_numeric(target.host) else target.host
-    stream = client_stream(client_context(None), connect(target, deadline, "CAS"), name)
+    stream = tls.client_stream(tls.client_context(None), connect(target, deadline, "CAS"), name)
     try:
         stream.handshake(deadline)
         certificates = tuple(parse_certificate(der) for der in stream.peer_chain())

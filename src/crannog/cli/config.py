@@ -108,7 +108,9 @@ def save_config(config: CliConfig) -> None:
 
 def _parse(path: Path, data: bytes) -> CliConfig:
     value = parse_object(data, limit=MAX_CONFIG_BYTES, what="configuration")
-    mine = {key: value.pop(key) for key in ("default_cas", "identity", "cas_db") if key in value}
+    mine: dict[str, Json] = {
+        key: value.pop(key) for key in ("default_cas", "identity", "cas_db") if key in value
+    }
     fields = Fields(mine, "configuration")
     known = fields.object("cas_db") if fields.has("cas_db") else {}
     found: list[KnownCas] = []

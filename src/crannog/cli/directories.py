@@ -1,4 +1,4 @@
-"""Where state lies when nobody says: `$XDG_STATE_HOME/crannog/NAME`, else under `~/.local/state`."""
+"""Where state lies when nobody says: in `$XDG_STATE_HOME`, else in `~/.local/state`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from crannog.cli.cas_client import CasApi, open_cas
+from crannog.cli.cas_client import CasApi, CasOption, UnverifiedOption, open_cas
 from crannog.cli.state import state
 from crannog.cli.ui import ui
 from crannog.cli.user import IdentityOption, JsonOption, identity_of
@@ -23,17 +23,14 @@ from crannog.errors import Conflict, NotFound, StorageFailed
 from crannog.session.access import requester, with_creator
 from crannog.session.canonical import render, session_hash
 from crannog.session.load import LoadedSession, load_session
-from crannog.session.variables import expand_variables
+from crannog.session.problems import Problem
+from crannog.session.variables import expand
 
 app = typer.Typer(no_args_is_help=True)
 
 MAX_FILE_BYTES = 1 << 20
 
 FileArgument = Annotated[Path, typer.Argument(help="The session's file; `-` reads stdin.")]
-CasOption = Annotated[
-    str | None,
-    typer.Option("--cas", "-c", help="The CAS's address.", show_default="the default CAS"),
-]
 VariableOption = Annotated[
     list[str] | None,
     typer.Option("-e", metavar="VAR=VALUE", help="A value for $VAR in the file; repeatable."),
@@ -46,13 +43,6 @@ NameOption = Annotated[
 ]
 FailOption = Annotated[
     bool, typer.Option("--fail-on-warning", help="End with an error where there is a warning.")
-]
-UnverifiedOption = Annotated[
-    bool,
-    typer.Option(
-        "--only_for_testing-disable-attestation-verification",
-        help="Talk to a CAS that was not attested: it may be anybody.",
-    ),
 ]
 
 
@@ -83,7 +73,7 @@ def check(
                 "name": loaded.session.name,
                 "session": text,
                 "hash": session_hash(loaded.session),
-                "warnings": list(loaded.warnings),
+                "warnings": [str(warning) for warning in loaded.warnings],
             }
         )
         return
@@ -223,14 +213,17 @@ def _read_and_load(
     file: Path, variables: list[str] | None, use_env: bool, name: str | None
 ) -> tuple[str, LoadedSession]:
     """The text with `$VAR` replaced, and what it says; its name replaced afterwards."""
-    text = expand_variables(
-        _text(file), _values(variables or []), dict(os.environ) if use_env else {}
+    data = expand(
+        _data(file),
+        _values(variables or []),
+        os.environ if use_env else None,
+        limit=MAX_FILE_BYTES,
     )
-    loaded = load_session(text.encode("utf-8"))
+    loaded = load_session(data)
     if name is not None:
         loaded = load_session(render(replace(loaded.session, name=name)).encode("utf-8"))
-        text = render(loaded.session)
-    return text, loaded
+        data = render(loaded.session).encode("utf-8")
+    return data.decode("utf-8"), loaded
 
 
 def _values(variables: list[str]) -> dict[str, str]:
@@ -243,24 +236,20 @@ def _values(variables: list[str]) -> dict[str, str]:
     return values
 
 
-def _text(file: Path) -> str:
+def _data(file: Path) -> bytes:
     try:
         if str(file) == "-":
-            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-        else:
-            with file.open("rb") as opened:
-                data = opened.read(MAX_FILE_BYTES + 1)
+            return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        with file.open("rb") as opened:
+            return opened.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {file}") from error
     except OSError as error:
         raise StorageFailed(f"cannot read {file}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise typer.BadParameter(f"{file} has more than {MAX_FILE_BYTES} bytes")
-    return data.decode("utf-8", "replace")
 
 
-def _warn(warnings: tuple[str, ...], fail: bool) -> None:
+def _warn(warnings: tuple[Problem, ...], fail: bool) -> None:
     for warning in warnings:
-        ui.warning(warning)
+        ui.warning(str(warning))
     if warnings and fail:
         raise typer.Exit(1)

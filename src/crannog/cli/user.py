@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import crannog
 from crannog.cli.identity import Identity, load_identity, own_identity
 from crannog.cli.state import state
 from crannog.cli.ui import ui
-from crannog.runtime.digest import launcher_digest
+from crannog.measure.launcher import launcher_digest
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,7 +41,7 @@ def show(identity: IdentityOption = None, json: JsonOption = False) -> None:
     values = {
         "key_hash": me.key_hash,
         "certificate_hash": me.certificate_hash,
-        "launcher_digest": launcher_digest().hex(),
+        "launcher_digest": launcher_digest(os.path.dirname(crannog.__file__)).hex(),
     }
     if json:
         ui.json({**values, "certificate": me.certificate})
