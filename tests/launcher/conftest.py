@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+LAUNCHER = (sys.executable, "-m", "crannog", "run", "--")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def host_environment(**more: str) -> dict[str, str]:
+    """What every test's launcher finds; no LAS, no CAS, no patience unless the test says so."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "CRANNOG_LAS_SOCKET": "/nonexistent/las",
+        "CRANNOG_RETRY_SECONDS": "0",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path.endswith("/src")),
+        **more,
+    }
+
+
+@pytest.fixture
+def crannog_run() -> Run:
+    def run(
+        command: Sequence[str], *, stdin: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*LAUNCHER, *command],
+            env=host_environment(**environment),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles a C program; `static=True` links it statically."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    directory = tmp_path_factory.mktemp("c")
+
+    def build(name: str, source: str, *options: str) -> Path:
+        path = directory / name
+        path.with_suffix(".c").write_text(source)
+        subprocess.run(
+            [compiler, "-O1", "-o", str(path), str(path.with_suffix(".c")), *options], check=True
+        )
+        return path
+
+    return build
