@@ -45,7 +45,9 @@ class Narrator:
             print(f"  ok: {what}", flush=True)
         else:
             self._failed.append(what)
-            print(f"  NOT OK: {what}\n    found:    {found!r}\n    expected: {expected}", flush=True)
+            print(
+                f"  NOT OK: {what}\n    found:    {found!r}\n    expected: {expected}", flush=True
+            )
 
     def summarise(self) -> int:
         """The last lines; the demo's exit status."""

@@ -66,7 +66,7 @@ services:
         ["/ignored.py"],
         {"GREETING": "the host's greeting", **platform.attested(name)},
         port=port,
-        shown=f"GREETING=\"the host's greeting\" SCONE_CONFIG_ID={name}/application"
+        shown=f'GREETING="the host\'s greeting" SCONE_CONFIG_ID={name}/application'
         " crannog run -- python3 /ignored.py",
     )
     _expect_greeting(platform, program, "hello from SCONE!!!", tls=False)

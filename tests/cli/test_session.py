@@ -43,8 +43,10 @@ def test_the_same_name_again_is_refused_in_the_references_words(
     assert result.stdout == ""
     assert result.stderr.splitlines()[:3] == [
         "Error: Creating session failed",
-        f"Caused by: CAS at 'https://{crannog.platform.cas_client}/' returned HTTP error status"
-        " code 400 Bad Request",
+        (
+            f"Caused by: CAS at 'https://{crannog.platform.cas_client}/' returned HTTP error status"
+            " code 400 Bad Request"
+        ),
         "Caused by: Session already exists, please specify predecessor hash",
     ]
     assert "Hint: " in result.stderr
