@@ -206,12 +206,12 @@ class Store:
         self._engine.dispose()
         self._lock.release()
 
-    def _publish(self, batch: Batch) -> None:
+    def _publish(self, batch: Batch, state: State) -> None:
         # Each assignment is atomic; a version is known by its hash before it is the newest.
         for version in batch.version_rows:
             self._by_hash[version.hash] = version
         self._latest.update(batch.added)
-        self._state = batch.state()
+        self._state = state
 
 
 def open_store(

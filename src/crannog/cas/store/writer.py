@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from crannog.cas.store import schema
@@ -30,6 +30,13 @@ MAX_BATCH = 512
 _ADD_VERSIONS = insert(schema.versions)
 _ADD_SEALED = insert(schema.sealed)
 _ADD_AUDIT = insert(schema.audit)
+_CHANGED = ("minimum_level", "versions", "versions_mac", "audit", "audit_mac", "mac")
+# Built once: what SQLAlchemy does to build a statement costs more than SQLite takes to run it.
+_REPLACE_STATE = (
+    update(schema.state)
+    .where(schema.state.c.id == 1, schema.state.c.mac == bindparam("before"))
+    .values({name: bindparam(f"new_{name}") for name in _CHANGED})
+)
 
 
 class _Ticket(Generic[T]):
@@ -88,7 +95,7 @@ class Writer:
         state: State,
         latest: dict[str, Version],
         *,
-        on_commit: Callable[[Batch], None],
+        on_commit: Callable[[Batch, State], None],
         after_commit: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
@@ -153,10 +160,8 @@ class Writer:
         try:
             self._commit(tickets)
         except StorageFailed as error:
-            for ticket in tickets:
-                # One object each: who raises it adds a traceback and a cause of its own.
-                ticket.fail(StorageFailed(error.message, hint=error.hint, internal=error.internal))
-        except BaseException as error:
+            self._fail(tickets, error)
+        except BaseException as error:  # noqa: BLE001  # told to whoever waits
             # A bug of ours. Whoever waits must not wait for ever, and nothing may be written on
             # top of a state that nobody understands.
             self._broken = StorageFailed(
@@ -164,13 +169,16 @@ class Writer:
                 hint="restart the CAS",
                 internal=repr(error),
             )
-            for ticket in tickets:
-                ticket.fail(self._broken)
-            if not isinstance(error, Exception):
-                raise
+            self._fail(tickets, self._broken)
         finally:
             for ticket in tickets:
                 ticket.finish()
+
+    @staticmethod
+    def _fail(tickets: list[_Ticket[object]], error: StorageFailed) -> None:
+        for ticket in tickets:
+            # One object each: who raises it adds a traceback and a cause of its own.
+            ticket.fail(StorageFailed(error.message, hint=error.hint, internal=error.internal))
 
     def _commit(self, tickets: list[_Ticket[object]]) -> None:
         if self._broken is not None:
@@ -181,7 +189,8 @@ class Writer:
             applied = [ticket for ticket in tickets if ticket.apply(batch)]
             if not applied:
                 return
-            self._write(batch)
+            state = batch.state()
+            self._write(batch, state)
         except StorageFailed:
             self._disconnect()
             raise
@@ -197,11 +206,10 @@ class Writer:
             raise failure from error
         if self._after_commit is not None:
             self._after_commit()
-        self._install(batch)
+        self._install(batch, state)
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: Batch, state: State) -> None:
         connection = self._connect()
-        state = batch.state()
         with connection.begin():
             if batch.version_rows:
                 connection.execute(_ADD_VERSIONS, [_version_row(row) for row in batch.version_rows])
@@ -221,16 +229,16 @@ class Writer:
                     ],
                 )
             replaced = connection.execute(
-                update(schema.state)
-                .where(schema.state.c.id == 1, schema.state.c.mac == self.state.mac)
-                .values(
-                    minimum_level=state.level.value,
-                    versions=state.versions,
-                    versions_mac=state.versions_mac,
-                    audit=state.audit,
-                    audit_mac=state.audit_mac,
-                    mac=state.mac,
-                )
+                _REPLACE_STATE,
+                {
+                    "before": self.state.mac,
+                    "new_minimum_level": state.level.value,
+                    "new_versions": state.versions,
+                    "new_versions_mac": state.versions_mac,
+                    "new_audit": state.audit,
+                    "new_audit_mac": state.audit_mac,
+                    "new_mac": state.mac,
+                },
             )
             if replaced.rowcount != 1:
                 self._broken = StorageFailed(
@@ -251,8 +259,9 @@ class Writer:
         with self._connect().begin():
             found = self._connect().execute(select(schema.state.c.mac)).scalar_one()
         self._doubtful = None
-        if found == batch.state().mac:
-            self._install(batch)
+        state = batch.state()
+        if found == state.mac:
+            self._install(batch, state)
         elif found != self.state.mac:
             self._broken = StorageFailed(
                 f"database {self._path}: it is neither before nor after the last commit",
@@ -260,10 +269,10 @@ class Writer:
             )
             raise self._broken
 
-    def _install(self, batch: Batch) -> None:
-        self.state = batch.state()
+    def _install(self, batch: Batch, state: State) -> None:
+        self.state = state
         self._latest.update(batch.added)
-        self._on_commit(batch)
+        self._on_commit(batch, state)
 
     def _connect(self) -> Connection:
         if self._connection is None:
