@@ -2,9 +2,9 @@
 
 Large files are done in segments of whole chunks that several workers read, encrypt and write at
 once, middling ones in batches by a worker: AES-GCM and SHA-256 over large buffers and all system
-calls run without the interpreter's lock. Small ones are done by the caller's own thread, since their
-cost is the interpreter's. Not more is under way than `_AHEAD` tasks per worker, so that memory stays
-bounded. A file that changes while it is read is refused, since the result would be a mixture.
+calls run without the interpreter's lock. Small ones are done by the caller's own thread, since
+their cost is the interpreter's. Not more is under way than `_AHEAD` tasks per worker, so memory
+stays bounded. A file that changes while it is read is refused: the result would be a mixture.
 """
 
 from __future__ import annotations

@@ -70,6 +70,9 @@ class Fspf:
         """The names in a directory with their kinds, sorted by bytes; empty for anything else."""
         found = self._names.get(directory)
         if found is None:
+            # Only what is there is kept: a program could ask for names without end.
+            if not isinstance(self.lookup(directory), DirectoryEntry):
+                return ()
             found = self._names[directory] = self._list(directory)
         return found
 

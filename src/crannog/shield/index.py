@@ -285,26 +285,30 @@ def _check_records(
     for guard, record in zip(guards, _RECORD.iter_unpack(view), strict=True):
         kind, protection, mode, _uid, _gid, chunk, size, _mtime, start, key = record
         if start != expected or mode > 0o7777:
-            raise _bad(records, len(directories), "offset or mode")
+            raise _bad(records, len(directories), "offset or mode is wrong")
         if kind == 1:
             if protection != guard or not (protection == 3 or (protection == 2 and key == _NO_KEY)):
-                raise _bad(records, len(directories), "protection is not the region's")
+                raise _bad(records, len(directories), "protection is not its region's")
             if not MIN_CHUNK_LENGTH <= chunk <= MAX_CHUNK_LENGTH or chunk % CHUNK_LENGTH_STEP:
-                raise _bad(records, len(directories), "chunk length")
+                raise _bad(records, len(directories), "chunk length is out of bounds")
             expected += -(-size // chunk) * (CHUNK_TAG if protection == 3 else CHUNK_DIGEST)
         else:
             if protection or chunk or key != _NO_KEY or guard < 2:
-                raise _bad(records, len(directories), "reserved fields or region")
+                raise _bad(
+                    records,
+                    len(directories),
+                    "fields that must be zero are not, or its region is not protected",
+                )
             if kind == 3:
                 if mode != _LINK_MODE or not 0 < size <= PATH_MAX:
-                    raise _bad(records, len(directories), "link")
+                    raise _bad(records, len(directories), "a link of this mode or length")
                 if b"\0" in body[data + start : data + start + size]:
-                    raise _bad(records, len(directories), "link target")
+                    raise _bad(records, len(directories), "a link target with a NUL byte")
                 expected += size
             elif kind != 2 or size:
-                raise _bad(records, len(directories), "kind")
+                raise _bad(records, len(directories), "unknown kind, or a directory with a size")
         if expected > total:
-            raise _bad(records, len(directories), "size")
+            raise _bad(records, len(directories), "more data than there are")
         directories.append(kind == 2)
     if expected != total:
         raise FormatError("fspf index: data that belong to no entry", offset=data + expected)
@@ -312,9 +316,7 @@ def _check_records(
 
 
 def _bad(records: int, position: int, what: str) -> FormatError:
-    return FormatError(
-        f"fspf entry {position}: {what} not as expected", offset=records + position * _RECORD.size
-    )
+    return FormatError(f"fspf entry {position}: {what}", offset=records + position * _RECORD.size)
 
 
 def _check_tree(index: Index, guards: bytearray, directories: list[bool]) -> None:
