@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from OpenSSL import SSL
 
+from crannog.cas.api.metrics import Metrics
 from crannog.cas.refusals import public_refusal
 from crannog.cas.service import CasService
-from crannog.errors import Error, FormatError, StorageFailed, Unavailable, chain
+from crannog.errors import Error, FormatError, StorageFailed, TooLarge, chain
 from crannog.evidence.claims import Claims
 from crannog.evidence.report import NONCE_SIZE, ROLE_SERVICE, Channel, report_data
 from crannog.evidence.verify import Expected, verify_bound
@@ -24,7 +25,7 @@ from crannog.exchange.configuration import Configuration
 from crannog.exchange.refusal import Refusal
 from crannog.transport.framed import feed
 from crannog.transport.listener import Slot
-from crannog.transport.log import Log
+from crannog.transport.log import Log, Sparse
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import server_stream
 
@@ -45,6 +46,7 @@ class EnclaveApi:
         server_key: the SubjectPublicKeyInfo in the context's certificate, DER.
         limits: deadlines.
         log: lines for the operator.
+        metrics: counts.
         now: the clock.
         random: randomness of the nonces.
     """
@@ -57,6 +59,7 @@ class EnclaveApi:
         *,
         limits: EnclaveLimits,
         log: Log,
+        metrics: Metrics,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -65,6 +68,8 @@ class EnclaveApi:
         self._server_key = server_key
         self._limits = limits
         self._log = log
+        self._metrics = metrics
+        self._sparse = Sparse(per_second=50)
         self._now = now
         self._random = random
 
@@ -119,16 +124,21 @@ class EnclaveApi:
             session_hash=configuration.session_hash,
             request_id=seen.id,
         )
+        self._metrics.attestation("provisioned")
         return configuration
 
     def refusal(self, error: Error, config_id: str, seen: _Seen) -> Refusal:
         """What the peer hears of `error`; the operator's log has the whole of it."""
+        self._metrics.attestation(error.code)
         values = {"peer": seen.peer, "request_id": seen.id, "code": error.code}
         reason = ": ".join(chain(error))
         if isinstance(error, StorageFailed):
             self._log.error(f"Refused configuration {config_id}", reason=reason, **values)
-        elif config_id:
-            self._log.warning(f"Refused configuration {config_id}", reason=reason, **values)
+        elif config_id and (dropped := self._sparse.take()) is not None:
+            # Anybody can cause these; the audit log has each that came with authentic evidence.
+            self._log.warning(
+                f"Refused configuration {config_id}", reason=reason, **values, dropped=dropped
+            )
         public = public_refusal(
             error, minimum=self._service.minimum_level, claims=seen.claims, request_id=seen.id
         )
@@ -138,6 +148,10 @@ class EnclaveApi:
     def server_key(self) -> bytes:
         """The SubjectPublicKeyInfo that peers see, DER."""
         return self._server_key
+
+    def count(self, error: Error) -> None:
+        """Count what is not worth a line in the audit log."""
+        self._service.count(error)
 
     def nonce(self) -> bytes:
         """A fresh one."""
@@ -165,36 +179,36 @@ class _Attestation:
 
     def run(self, deadline: Deadline) -> None:
         """Speak until configuration or refusal went out, or the peer left."""
-        config_id = ""
-        try:
-            hello = self._next(deadline)
-            if not isinstance(hello, Hello):
-                return
-            config_id = hello.config_id
-            with self._slot.busy():
-                nonce = self._api.nonce()
-                self._stream.send(self._end.challenge(nonce), deadline)
-            evidence = self._next(deadline)
-            if not isinstance(evidence, Evidence):
-                return
-            with self._slot.busy():
+        hello = self._next(deadline)
+        if not isinstance(hello, Hello):
+            return
+        with self._slot.busy():
+            nonce = self._api.nonce()
+            self._stream.send(self._end.challenge(nonce), deadline)
+        evidence = self._next(deadline)
+        if not isinstance(evidence, Evidence):
+            return
+        with self._slot.busy():
+            try:
                 configuration = self._api.decide(
                     hello, nonce, evidence, self._channel(), self._seen
                 )
-                self._stream.send(self._end.configuration(configuration), deadline)
-        except Unavailable:
-            raise  # nobody is there to be told, or not in time
-        except Error as error:
-            refusal = self._api.refusal(error, config_id, self._seen)
-            with self._slot.busy():
-                self._stream.send(self._end.refusal(refusal), deadline)
-            if isinstance(error, FormatError):
-                raise
+                answer = self._end.configuration(configuration)
+            except Error as error:
+                answer = self._end.refusal(self._api.refusal(error, hello.config_id, self._seen))
+            self._stream.send(answer, deadline)
 
     def _next(self, deadline: Deadline) -> Hello | Evidence | None:
-        while (event := self._end.next_event()) is None:
-            if not feed(self._stream, self._end, deadline):
-                return None
+        try:
+            while (event := self._end.next_event()) is None:
+                if not feed(self._stream, self._end, deadline):
+                    return None
+        except (FormatError, TooLarge) as error:
+            # Strangers' bytes: told by name, counted, and nothing of them kept.
+            self._api.count(error)
+            refusal = self._api.refusal(error, "", self._seen)
+            self._stream.send(self._end.refusal(refusal), deadline)
+            raise
         return event
 
     def _channel(self) -> Channel:

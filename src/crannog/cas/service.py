@@ -189,6 +189,10 @@ class CasService:
         with self._counting:
             return dict(self._counts)
 
+    def check_store(self) -> None:
+        """Return when the store answers: `IntegrityError` or `StorageFailed` where it does not."""
+        self._store.authority()
+
     # --- sessions -------------------------------------------------------------------------------
 
     def create_session(self, document: bytes, certificate: bytes | None) -> Created:

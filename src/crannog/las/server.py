@@ -20,6 +20,7 @@ from crannog.las.key import load_key
 from crannog.las.peer import Acknowledged, Peer, unix_peer
 from crannog.las.quoting import REASONS, quote, status
 from crannog.las.settings import LasSettings
+from crannog.linux.process import forbid_core_dumps
 from crannog.transport.framed import feed
 from crannog.transport.listener import Listener, Slot, tcp_socket, unix_socket
 from crannog.transport.log import Log, Sparse, server_log
@@ -72,6 +73,7 @@ class LasServer:
             Misconfigured: an address is taken, or the socket's directory is open to others.
         """
         settings = self._settings
+        forbid_core_dumps()
         if settings.listen is not None:
             self._tcp = self._listener("las-tcp", METHOD_LAS_TCP)
         if settings.socket is not None:

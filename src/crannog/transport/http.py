@@ -61,7 +61,7 @@ class Application(Protocol):
 class HttpLimits(NamedTuple):
     """Bounds of one connection: bytes of a body, seconds."""
 
-    body: int = 2 * 1024 * 1024
+    body: int = 1024 * 1024
     request_seconds: float = 30.0
     idle_seconds: float = 60.0
     requests: int = 10_000

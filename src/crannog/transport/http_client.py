@@ -1,20 +1,20 @@
-"""One bounded HTTP/1.1 request over TLS 1.3: what the command line uses to reach a CAS.
+"""A bounded HTTPS client for the command line: one request, one connection, one deadline.
 
-A connection holds one request. The server is judged before anything is sent to it; without a pin it
-is not judged at all, which is the caller's to say aloud.
+Speaks TLS 1.3 to a CAS's client API with an optional client certificate. The server is checked by
+hand against a pin (its key, or an authority it chains to) where one is given.
 """
 
 from __future__ import annotations
 
-from http import HTTPStatus
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import h11
 
-from crannog import __version__
 from crannog.errors import FormatError, TooLarge, Unavailable
 from crannog.transport.address import Address, is_numeric
 from crannog.transport.connect import connect
+from crannog.transport.retry import ONCE, Retry, with_retry
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import (
     Identity,
@@ -25,114 +25,163 @@ from crannog.transport.tls import (
     now_utc,
 )
 
-MAX_HEAD = 32 * 1024
-MAX_BODY = 4 * 1024 * 1024
-DEFAULT_SECONDS = 60.0
+MAX_ANSWER = 16 * 1024 * 1024
+DEFAULT_SECONDS = 30.0
 
 
-class Reply(NamedTuple):
-    """What the server answered; `body` has at most `MAX_BODY` bytes."""
+class Answer(NamedTuple):
+    """What the server said.
+
+    Attributes:
+        status: the HTTP status.
+        headers: names in lower case.
+        body: its bytes.
+        chain: the certificates that the server showed, DER, leaf first.
+    """
 
     status: int
+    headers: Mapping[str, str]
     body: bytes
-
-    @property
-    def status_line(self) -> str:
-        """The status as people know it: `400 Bad Request`."""
-        try:
-            return f"{self.status} {HTTPStatus(self.status).phrase}"
-        except ValueError:
-            return str(self.status)
+    chain: tuple[bytes, ...]
 
 
-def send_request(
-    server: Address,
-    method: str,
-    target: str,
-    body: bytes = b"",
-    *,
-    identity: Identity | None = None,
-    pin: Pin | None = None,
-    seconds: float = DEFAULT_SECONDS,
-) -> Reply:
-    """Send one request and read its answer whole.
+class HttpClient:
+    """Requests to one server.
 
     Args:
-        server: whom.
-        method: GET, POST.
-        target: path and query, percent-encoded.
-        body: sent with its length.
-        identity: the client's certificate and key, or None for none.
-        pin: what the server has to be; None takes anybody.
-        seconds: for everything together.
-
-    Raises:
-        Denied: not the pinned server; it got nothing but a TLS handshake.
-        FormatError: it does not speak HTTP.
-        TooLarge: its answer is over `MAX_BODY`.
-        Unavailable: not reached, or cut off.
+        address: where.
+        identity: the client certificate, or None.
+        pin: what is known of the server; None accepts any key.
+        what: names the server in errors.
+        seconds: bound of one request.
+        retry: how long an unreachable server is tried again. Only for requests that never reached
+            it: a request that was sent is not sent twice.
     """
-    deadline = Deadline.after(seconds)
-    name = None if is_numeric(server.host) else server.host
-    stream = client_stream(client_context(identity), connect(server, deadline, "CAS"), name)
-    try:
-        stream.handshake(deadline)
-        if pin is not None:
-            check_server(stream, pin, what=f"CAS at {server}", now=now_utc())
-        return _exchange(stream, str(server), method, target, body, deadline)
-    finally:
-        stream.close()
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        identity: Identity | None = None,
+        pin: Pin | None = None,
+        what: str = "CAS",
+        seconds: float = DEFAULT_SECONDS,
+        retry: Retry = ONCE,
+    ) -> None:
+        self._address = address
+        self._context = client_context(identity)
+        self._pin = pin
+        self._what = what
+        self._seconds = seconds
+        self._retry = retry
+
+    def request(self, method: str, target: str, body: bytes | None = None) -> Answer:
+        """The answer to one request; `target` is the percent-encoded path and query.
+
+        Raises:
+            Unavailable: not reached, cut off or timed out.
+            Denied: not the pinned server; it got nothing but a TLS handshake.
+            FormatError: it does not speak HTTP.
+            TooLarge: an answer over 16 MiB.
+        """
+        stream = with_retry(self._open, self._retry)
+        try:
+            return _exchange(
+                stream, self._address, method, target, body, Deadline.after(self._seconds)
+            )
+        finally:
+            stream.close()
+
+    def server_chain(self) -> tuple[bytes, ...]:
+        """The certificates that the server shows, DER, leaf first, after the pin's check."""
+        stream = with_retry(self._open, self._retry)
+        try:
+            return stream.peer_chain()
+        finally:
+            stream.close()
+
+    def _open(self) -> TlsStream:
+        deadline = Deadline.after(self._seconds)
+        sock = connect(self._address, deadline, self._what)
+        name = None if is_numeric(self._address.host) else self._address.host
+        try:
+            stream = client_stream(self._context, sock, name)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            try:
+                stream.handshake(deadline)
+            except Unavailable as error:
+                raise Unavailable(
+                    f"failed to establish an encrypted channel to {self._what} at {self._address}",
+                    hint="is this address the CAS's port for clients (8081)?",
+                ) from error
+            if self._pin is not None:
+                what = f"{self._what} at {self._address}"
+                check_server(stream, self._pin, what=what, now=now_utc())
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
 
 def _exchange(
-    stream: TlsStream, host: str, method: str, target: str, body: bytes, deadline: Deadline
-) -> Reply:
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-    request = h11.Request(
-        method=method,
-        target=target,
-        headers=[
-            ("Host", host),
-            ("User-Agent", f"crannog/{__version__}"),
-            ("Content-Length", str(len(body))),
-            ("Connection", "close"),
-        ],
-    )
-    data = connection.send(request) or b""
-    data += connection.send(h11.Data(body)) or b""
-    data += connection.send(h11.EndOfMessage()) or b""
-    # A server that refuses early answers before it has read all: its answer counts.
-    failure: Unavailable | None = None
+    stream: TlsStream,
+    address: Address,
+    method: str,
+    target: str,
+    body: bytes | None,
+    deadline: Deadline,
+) -> Answer:
+    connection = h11.Connection(h11.CLIENT)
+    headers = [("Host", str(address)), ("User-Agent", "crannog"), ("Accept", "application/json")]
+    headers.append(("Connection", "close"))
+    if body is not None:
+        headers.append(("Content-Type", "application/octet-stream"))
+        headers.append(("Content-Length", str(len(body))))
+    try:
+        request = h11.Request(method=method, target=target, headers=headers)
+        data = connection.send(request) or b""
+        if body:
+            data += connection.send(h11.Data(data=body)) or b""
+        data += connection.send(h11.EndOfMessage()) or b""
+    except h11.LocalProtocolError as error:
+        raise ValueError(f"not a request: {method} {target[:80]!r}") from error
     try:
         stream.send(data, deadline)
     except Unavailable as error:
-        failure = error
-    try:
-        return _receive(stream, connection, deadline)
-    except Unavailable as error:
-        raise failure or error from error
+        # A server that refuses early answers and stops reading; the answer says why.
+        return _read(stream, connection, deadline, unsent=error)
+    return _read(stream, connection, deadline, unsent=None)
 
 
-def _receive(stream: TlsStream, connection: h11.Connection, deadline: Deadline) -> Reply:
-    status = 0
+def _read(
+    stream: TlsStream, connection: h11.Connection, deadline: Deadline, *, unsent: Unavailable | None
+) -> Answer:
+    head: h11.Response | None = None
     body = bytearray()
     while True:
         try:
             event = connection.next_event()
         except h11.RemoteProtocolError as error:
-            raise FormatError(
-                "the server's answer is not HTTP",
-                hint="is this the address of the CAS's client API (8081)?",
-            ) from error
+            raise FormatError(f"not an HTTP/1.1 response: {str(error)[:200]}") from error
         if event is h11.NEED_DATA:
-            connection.receive_data(stream.receive(deadline))
+            try:
+                connection.receive_data(stream.receive(deadline))
+            except Unavailable as error:
+                raise (unsent or error) from None
         elif isinstance(event, h11.Response):
-            status = event.status_code
+            head = event
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > MAX_BODY:
-                raise TooLarge(f"the server's answer has more than {MAX_BODY} bytes")
-        elif isinstance(event, h11.EndOfMessage):
-            return Reply(status, bytes(body))
-        elif isinstance(event, h11.ConnectionClosed):
-            raise Unavailable("the server ended the connection before its answer")
+            if len(body) > MAX_ANSWER:
+                raise TooLarge(f"answer has more than {MAX_ANSWER} bytes")
+        elif isinstance(event, h11.EndOfMessage) and head is not None:
+            headers = {
+                name.decode("latin-1").lower(): value.decode("latin-1")
+                for name, value in head.headers
+            }
+            return Answer(head.status_code, headers, bytes(body), stream.peer_chain())
+        elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+            raise Unavailable("connection was closed before the answer")

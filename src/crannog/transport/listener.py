@@ -24,6 +24,7 @@ from crannog.errors import Error, Misconfigured
 from crannog.transport.stream import Deadline
 
 BACKLOG = 512
+_CUT_SECONDS = 2.0
 
 
 class Slot:
@@ -93,14 +94,14 @@ class Listener:
         self._change = threading.Condition()
         self._slots: set[Slot] = set()
         self._counts: Counter[str] = Counter()
+        self._bound = _bound_address(sock)
         self._wake_read, self._wake_write = os.pipe()
         self._thread: threading.Thread | None = None
 
     @property
     def address(self) -> tuple[str, int]:
         """The host and port that it is bound to; for TCP only."""
-        host, port = self._socket.getsockname()[:2]
-        return str(host), int(port)
+        return self._bound
 
     def counts(self) -> dict[str, int]:
         """How often: `accepted`, `failed`, `evicted`; and `open` now."""
@@ -114,25 +115,31 @@ class Listener:
         self._thread = threading.Thread(target=self._accept, name=f"{self._name}-accept")
         self._thread.start()
 
-    def stop(self, drain_seconds: float) -> None:
-        """Accept no more, end idle connections, wait for busy ones that long, then cut them."""
+    def refuse_new(self) -> None:
+        """Accept no more; what is open goes on. The first half of `stop`."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         os.write(self._wake_write, b"x")
         if self._thread is not None:
             self._thread.join()
         self._socket.close()
+
+    def stop(self, drain_seconds: float) -> None:
+        """Accept no more, end idle connections, wait for busy ones that long, then cut them."""
+        self.refuse_new()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        deadline = Deadline.after(drain_seconds)
+        drained = Deadline.after(drain_seconds)
+        # A thread that is in a long call ends with the process; nobody waits for it for ever.
+        given_up = Deadline.after(drain_seconds + _CUT_SECONDS)
         with self._change:
-            while self._slots:
+            while self._slots and given_up.left():
                 for slot in self._slots:
-                    if slot.waiting_since is not None or not deadline.left():
+                    if slot.waiting_since is not None or not drained.left():
                         slot.cut()
-                if not deadline.left() and not self._change.wait(1.0):
-                    break  # its thread is in a call that ends with the process
-                # Woken by each connection that ends; the bound catches one that went idle since.
-                self._change.wait(min(0.05, max(deadline.left(), 0.001)))
+                # Woken by each connection that ends; the bound finds those that went idle since.
+                self._change.wait(0.05)
 
     def _accept(self) -> None:
         poller = select.poll()
@@ -257,6 +264,13 @@ def unix_socket(path: Path, what: str) -> socket.socket:
             hint="the directory has to exist and be writable, the path at most 107 bytes long",
         ) from error
     return sock
+
+
+def _bound_address(sock: socket.socket) -> tuple[str, int]:
+    match sock.getsockname():
+        case (str(host), int(port), *_):
+            return host, port
+    return "", 0
 
 
 def _peer_name(peer: object) -> str:

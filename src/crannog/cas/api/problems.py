@@ -98,8 +98,6 @@ def problem(error: Error, request_id: str) -> Response:
         messages, hint = ("the CAS failed; its operator finds the request id in the log",), ""
     else:
         messages, hint = chain(error), "; ".join(hints(error))
-        if isinstance(error, SessionInvalid):
-            messages = (messages[0], *error.details, *messages[1:])
     headers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, MethodNotAllowed):
         headers = (("Allow", ", ".join(error.allowed)),)
