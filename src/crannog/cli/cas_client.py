@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from crannog.cli.config import CliConfig, KnownCas
 from crannog.cli.identity import Identity
 from crannog.cli.state import state
 from crannog.cli.ui import ui
-from crannog.errors import FormatError, NotFound, Refused, Unavailable
+from crannog.errors import EXIT_FAILED, FormatError, NotFound, Refused, Unavailable
 from crannog.pki.identity import (
     certificate_pem,
     key_hash,
@@ -21,17 +22,12 @@ from crannog.pki.identity import (
     spki_der,
 )
 from crannog.transport import tls
-from crannog.transport.address import CLIENT_API_PORT, Address, is_numeric, parse_address
-from crannog.transport.connect import connect
-from crannog.transport.http_client import MAX_BODY, Reply, send_request
-from crannog.transport.stream import Deadline
+from crannog.transport.address import CLIENT_API_PORT, Address, parse_address
+from crannog.transport.http_client import MAX_ANSWER, Answer, HttpClient
 from crannog.wire import Fields, parse_object
 
 if TYPE_CHECKING:
     from cryptography import x509
-
-CONNECT_SECONDS = 15.0
-_UNAVAILABLE = 503
 
 CasOption = Annotated[
     str | None,
@@ -60,23 +56,26 @@ class Read(NamedTuple):
     hash: str
 
 
+class NotTaken(Refused):
+    """The CAS answered with an error status: the reference's exit status for that is 1."""
+
+    exit_code = EXIT_FAILED
+
+
 class CasApi:
     """The client API of one CAS, as one user."""
 
     def __init__(self, name: str, identity: Identity | None, pin: tls.Pin | None) -> None:
         self._name = name
-        self._address = client_address(name)
-        self._pin = pin
-        self._identity = (
-            None
-            if identity is None
-            else tls.load_identity(
+        own = None
+        if identity is not None:
+            own = tls.load_identity(
                 identity.certificate.encode(), identity.private_key.encode(), "identity"
             )
-        )
+        self._http = HttpClient(client_address(name), identity=own, pin=pin)
 
     def create(self, text: str) -> Created:
-        """Post a session's text; `Refused` with the CAS's reasons where it does not take it."""
+        """Post a session's text; `NotTaken` with the CAS's reasons where it does not take it."""
         fields = self._ask("POST", "/v1/sessions", text.encode("utf-8"))
         warnings = fields.texts("warnings", limit=1000) if fields.has("warnings") else ()
         return Created(fields.text("hash"), warnings)
@@ -85,34 +84,35 @@ class CasApi:
         """The session of that name, the latest version or the one with that hash."""
         query = "" if session_hash is None else f"?hash={quote(session_hash, safe='')}"
         fields = self._ask("GET", f"/v1/sessions/{quote(name, safe='~/')}{query}")
-        return Read(fields.text("session", limit=MAX_BODY), fields.text("hash"))
+        return Read(fields.text("session", limit=MAX_ANSWER), fields.text("hash"))
 
     def version(self) -> dict[str, str]:
         """What the CAS says of itself."""
         fields = self._ask("GET", "/v1/version")
         return {name: fields.text(name) for name in ("version", "minimum_level")}
 
-    def _ask(self, method: str, target: str, body: bytes = b"") -> Fields:
-        reply = send_request(
-            self._address, method, target, body, identity=self._identity, pin=self._pin
+    def _ask(self, method: str, target: str, body: bytes | None = None) -> Fields:
+        answer = self._http.request(method, target, body)
+        if answer.status not in (HTTPStatus.OK, HTTPStatus.CREATED):
+            raise self._not_taken(answer)
+        return Fields(
+            parse_object(answer.body, limit=MAX_ANSWER, what="the CAS's answer"), "answer"
         )
-        if reply.status not in (200, 201):
-            raise self._refused(reply)
-        return Fields(parse_object(reply.body, limit=MAX_BODY, what="the CAS's answer"), "answer")
 
-    def _refused(self, reply: Reply) -> Refused | Unavailable:
-        outer = f"CAS at '{named(self._name)}' returned HTTP error status code {reply.status_line}"
+    def _not_taken(self, answer: Answer) -> NotTaken | Unavailable:
+        outer = (
+            f"CAS at '{named(self._name)}' returned HTTP error status code {_status(answer.status)}"
+        )
         messages: tuple[str, ...] = ()
-        hint = ""
         try:
-            fields = Fields(parse_object(reply.body, limit=MAX_BODY, what="answer"), "answer")
+            fields = _fields(answer)
             messages = fields.texts("msg", limit=1000, characters=65536)
             hint = fields.optional_text("hint", limit=65536) or ""
         except FormatError:
             hint = "the answer is not a CAS's; is the address right?"
-        if reply.status == _UNAVAILABLE:
+        if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
             return Unavailable(": ".join((outer, *messages)), hint=hint)
-        return Refused(outer, messages, hint=hint)
+        return NotTaken(outer, messages, hint=hint)
 
 
 def open_cas(name: str | None, identity: Identity | None, *, unverified: bool) -> CasApi:
@@ -172,15 +172,8 @@ def show_chain(address: str) -> Chain:
         Unavailable: not reached.
         FormatError: not a CAS.
     """
-    target = client_address(address)
-    deadline = Deadline.after(CONNECT_SECONDS)
-    name = None if is_numeric(target.host) else target.host
-    stream = tls.client_stream(tls.client_context(None), connect(target, deadline, "CAS"), name)
-    try:
-        stream.handshake(deadline)
-        certificates = tuple(parse_certificate(der) for der in stream.peer_chain())
-    finally:
-        stream.close()
+    shown = HttpClient(client_address(address)).server_chain()
+    certificates = tuple(parse_certificate(der) for der in shown)
     if len(certificates) < 2:
         raise FormatError(
             f"{address} shows {len(certificates)} certificates, expected a CAS's chain",
@@ -201,3 +194,14 @@ def missing(name: str) -> NotFound:
         f"the CAS {name} was not attested" if name else "no CAS was attested",
         hint="crannog cas attest ADDRESS -c KEYHASH; the CAS prints its key hash at start",
     )
+
+
+def _fields(answer: Answer) -> Fields:
+    return Fields(parse_object(answer.body, limit=MAX_ANSWER, what="the CAS's answer"), "answer")
+
+
+def _status(number: int) -> str:
+    try:
+        return f"{number} {HTTPStatus(number).phrase}"
+    except ValueError:
+        return str(number)

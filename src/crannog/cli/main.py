@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from crannog import __version__
@@ -17,7 +16,7 @@ from crannog.cli.arguments import expand_argument_files
 from crannog.cli.state import state
 from crannog.cli.ui import ui
 from crannog.cli.up import up
-from crannog.errors import EXIT_USAGE, Error
+from crannog.errors import Error, StorageFailed
 
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -101,25 +100,31 @@ def run_cli(arguments: list[str], *, program: str) -> int:
     """
     ui.program = program
     try:
-        expanded = expand_argument_files(arguments)
-        status = typer.main.get_command(app).main(
-            args=expanded, prog_name=program, standalone_mode=False
-        )
-        sys.stdout.flush()
+        typer.main.get_command(app).main(args=expand_argument_files(arguments), prog_name=program)
+    except SystemExit as end:  # how Typer ends, also well
+        return _flushed(end.code if isinstance(end.code, int) else 0)
     except Error as error:
         return ui.error(error, doing=state.doing)
-    except click.ClickException as error:
-        error.show()
-        return EXIT_USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         ui.note("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone; what is left in the buffer must not raise at exit.
+        return _flushed(_BROKEN_PIPE)
+    return _flushed(0)
+
+
+def _flushed(status: int) -> int:
+    """The exit status, once what was printed has arrived or its reader has gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer must not raise at exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-    return status if isinstance(status, int) else 0
+    except OSError as error:
+        return ui.error(StorageFailed(f"cannot write the output: {error.strerror}"))
+    return status
 
 
 def _redirect(path: Path) -> None:
