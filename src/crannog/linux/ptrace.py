@@ -1,14 +1,14 @@
 """A moment of ptrace: make a thread that waits for our answer do another system call.
 
-A seccomp notification can answer a call or let it pass; it cannot change its arguments. What we need
-twice is a changed call: `execve` of a path becomes `execveat` of a verified descriptor, and a
+A seccomp notification can answer a call or let it pass; it cannot change its arguments. What we
+need twice is a changed call: `execve` of a path becomes `execveat` of a verified descriptor, and a
 directory's position is moved by an `lseek` of the thread itself. So the thread is seized while it
 waits, its call is answered with an error, and where it stops on its way back its registers are set
 so that it makes the call we want.
 
-What is decided here: only how. The thread must be a descendant (Yama 1) of our user and dumpable; no
-capability is needed. Nothing is ever waited for with `wait`: the status of our own child belongs to
-who reaps it, so a stop is seen by the registers becoming readable.
+What is decided here: only how. The thread must be a descendant (Yama 1) of our user and dumpable;
+no capability is needed. Nothing is ever waited for with `wait`: the status of our own child belongs
+to who reaps it, so a stop is seen by the registers becoming readable.
 
 x86-64 is tested. The arm64 layout (`user_pt_regs`, `svc` of four bytes) follows
 arch/arm64/include/uapi/asm/ptrace.h and has not been run.
@@ -60,18 +60,18 @@ class Layout(NamedTuple):
     """Where an architecture keeps what a system call needs, as indices of 64-bit registers.
 
     Attributes:
-        count: registers in the kernel's structure.
+        registers: how many the kernel's structure has.
         program_counter: the next instruction.
         step: length in bytes of the instruction that makes a system call.
         number: where the call's number goes.
         result: where its result comes back.
         arguments: the six arguments.
-        original: the register that tells the kernel a call may be restarted, -1 where there is none.
+        original: the register that tells the kernel to restart a call, -1 where there is none.
         lseek: the number of `lseek`.
         execveat: the number of `execveat`.
     """
 
-    count: int
+    registers: int
     program_counter: int
     step: int
     number: int
@@ -118,8 +118,8 @@ def redirected(
 class Seized:
     """A thread of a descendant, seized and asked to stop at its next return to user space.
 
-    Use as a context manager: the thread is let go on leaving, whatever happened. All calls must come
-    from the thread that made the object (the kernel's rule).
+    Use as a context manager: the thread is let go on leaving, whatever happened. All calls must
+    come from the thread that made the object (the kernel's rule).
 
     Raises:
         Unavailable: the kernel does not let us (not dumpable, another user, Yama 2 or 3).
@@ -129,9 +129,9 @@ class Seized:
     def __init__(self, tid: int, layout: Layout) -> None:
         self.tid = tid
         self._layout = layout
-        self._buffer = ctypes.create_string_buffer(8 * layout.count)
+        self._buffer = ctypes.create_string_buffer(8 * layout.registers)
         self._vector = _Iovec(ctypes.addressof(self._buffer), len(self._buffer))
-        self._format = struct.Struct(f"={layout.count}Q")
+        self._format = struct.Struct(f"={layout.registers}Q")
         self._attached = False
         options = PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL
         try:
