@@ -74,7 +74,9 @@ def requester(certificate: bytes) -> Requester:
         parsed = x509.load_der_x509_certificate(certificate)
         spki = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise FormatError("certificate cannot be read, expected X.509 with a known key") from error
+        raise FormatError(
+            "the certificate cannot be read: it is not X.509, or its kind of key is not known"
+        ) from error
     return Requester(certificate, _to_pem(certificate), spki)
 
 
@@ -93,6 +95,11 @@ def parse_certificate(text: str) -> Certificate:
     except binascii.Error as error:
         raise FormatError("the base64 of a PEM certificate is malformed") from error
     return Certificate(requester(der).pem)
+
+
+def certificate_der(certificate: Certificate) -> bytes:
+    """The DER of `certificate`."""
+    return binascii.a2b_base64("".join(certificate.pem.split("\n")[1:-2]))
 
 
 def key_hash(spki: bytes) -> str:
@@ -239,14 +246,10 @@ def _same(language: Language, certificate: Certificate, who: Requester) -> bool:
         return True
     if language is not Language.V0_3:
         return False
-    return requester(_from_pem(certificate.pem)).spki == who.spki
+    return requester(certificate_der(certificate)).spki == who.spki
 
 
 def _to_pem(der: bytes) -> str:
     text = binascii.b2a_base64(der, newline=False).decode()
     lines = [text[i : i + 64] for i in range(0, len(text), 64)]
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
-
-
-def _from_pem(pem: str) -> bytes:
-    return binascii.a2b_base64("".join(pem.split("\n")[1:-2]))

@@ -7,7 +7,8 @@ never change between releases: a field that is added to the language later enter
 where a session sets it.
 
 `render` writes the session with its defaults filled in, in the reference's order.
-`load_session(render(s))` has the hash of `s`.
+`load_session(render(s))` has the hash of `s`. The text may be longer than a document may be that is
+posted; who loads a stored text allows `tree.MAX_RENDERED` bytes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from crannog.wire import Json, encode_json
 
 FORMAT: Final = "crannog session 1"
 
+_MAX_BLOCK = 16 * 1024
 _SECONDS = (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60))
 
 
@@ -216,7 +218,7 @@ def _image_text(image: Image, modern: bool) -> Json:
         if file.content is not None:
             text["content"] = file.content
         if modern:
-            text["permission"] = _Octal(file.mode)
+            text["permission"] = f"0o{file.mode:03o}"
         files.append(text)
     return {"name": image.name, "injection_files": files} if files else {"name": image.name}
 
@@ -262,11 +264,11 @@ def _security_text(security: Security) -> dict[str, Json]:
     return text
 
 
-class _Octal(int):
-    """A mode, written as the language writes it."""
+# libyaml's emitter: a megabyte takes 10 ms, the pure one half a second and more.
+_BaseDumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(_BaseDumper):  # type: ignore[misc, valid-type] # one of two classes of one interface
     """Writes no aliases, and texts of several lines as blocks, so that people can read PEM."""
 
     def ignore_aliases(self, data: object) -> bool:
@@ -274,19 +276,15 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Not for long texts: indenting short lines would multiply their size.
+    style = "|" if "\n" in text and len(text) <= _MAX_BLOCK else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-def _write_octal(dumper: _Dumper, mode: _Octal) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:int", f"0o{mode:o}")
-
-
-def _write_bool(dumper: _Dumper, flag: bool) -> yaml.ScalarNode:
+def _write_bool(dumper: yaml.SafeDumper, flag: bool) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:bool", "true" if flag else "false")
 
 
 _Dumper.add_representer(str, _write_text)
-_Dumper.add_representer(_Octal, _write_octal)
 _Dumper.add_representer(bool, _write_bool)

@@ -114,7 +114,7 @@ def _references(context: Context, session: Session) -> set[tuple[str | None, str
     known = {secret.name: secret for secret in session.secrets}
     warned: set[tuple[int, int]] = set()
     for template in context.templates:
-        _look_for_shells(context, template, session)
+        _look_for_shells(context, template)
         try:
             found = references(template.text)
         except FormatError as error:
@@ -143,11 +143,10 @@ def _reference(
     session: Session,
     known: dict[str, Secret],
 ) -> None:
-    mark = _place(template, reference.offset)
     secret = known.get(reference.name)
     if secret is None:
         context.problem(
-            mark,
+            _place(template, reference.offset),
             template.path,
             f"{reference} names no secret of this session",
             suggestion=did_you_mean(reference.name, known),
@@ -156,10 +155,11 @@ def _reference(
     try:
         form_of(secret, reference.suffix, session.language)
     except FormatError as error:
+        mark = _place(template, reference.offset)
         context.problem(mark, template.path, f"{reference}: {error.message}", suggestion=error.hint)
 
 
-def _look_for_shells(context: Context, template: Template, session: Session) -> None:
+def _look_for_shells(context: Context, template: Template) -> None:
     if _EXPANDED.search(template.text):
         context.warn(
             template.scalar,

@@ -16,6 +16,7 @@ from crannog.session.problems import Collector, Problem, did_you_mean, quoted
 from crannog.session.tree import Mapping, Mark, Node, Scalar, Sequence
 
 NAME = re.compile(r"[A-Za-z0-9_\-.~]{1,128}\Z")
+_HEX = re.compile(r"[0-9a-fA-F]*\Z")
 MAX_STRING = 128 * 1024 - 1  # bytes: Linux's MAX_ARG_STRLEN without the terminating zero
 
 _ALL = frozenset(Language)
@@ -142,16 +143,22 @@ class Context:
         if node.is_null and fits is None:
             self.problem(node, path, "has no value", expected=expected)
             return ""
+        if not text and fits is None:
+            self.problem(node, path, "is empty", expected=expected)
+            return ""
         if not substituted and "$$SCONE:" in text:
             self.problem(
-                node, path, "references to secrets are not supported here yet", expected=expected
+                node,
+                path,
+                "references to secrets are not supported yet at this place",
+                expected=expected,
             )
             return ""
         if "\0" in text:
             self.problem(node, path, "holds a NUL character", expected=expected)
             return ""
         if fits is not None and not fits(text):
-            found = f"{len(text)} characters" if secret and text else quoted(text)
+            found = _shape(text) if secret else quoted(text)
             self.problem(node, path, found=found, expected=expected, suggestion=suggestion)
             return ""
         return text
@@ -184,13 +191,15 @@ class Context:
 
     def hex(self, node: Node, path: str, length: int, *, secret: bool = False) -> str:
         """`length` bytes in hex of either case, as lower case."""
-        pattern = re.compile(rf"[0-9a-fA-F]{{{2 * length}}}\Z")
+        digits = 2 * length
+        # A long text of another length is better counted than shown.
+        counted = isinstance(node, Scalar) and len(node.text) > 8 and len(node.text) != digits
         return self.text(
             node,
             path,
-            expected=f"{2 * length} hex digits",
-            secret=secret,
-            fits=lambda text: pattern.match(text) is not None,
+            expected=f"{digits} hex digits",
+            secret=secret or counted,
+            fits=lambda text: len(text) == digits and _HEX.match(text) is not None,
         ).lower()
 
     def flag(self, node: Node, path: str) -> bool:
@@ -301,6 +310,11 @@ def kind_of(node: Node) -> str:
     if isinstance(node, Sequence):
         return "a list"
     return "nothing" if node.is_null else "a text"
+
+
+def _shape(text: str) -> str:
+    """What can be said of a text that may be secret."""
+    return f"{len(text)} character{'s' if len(text) != 1 else ''}" if text else "nothing"
 
 
 def _misplaced(name: str, language: Language, entry: Key) -> tuple[str, str]:

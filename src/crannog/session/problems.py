@@ -46,7 +46,7 @@ class Problem:
         path = f"{self.path}: " if self.path else ""
         text = self.message
         if self.found:
-            text += f" is {self.found}"
+            text += f", found {self.found}" if text else f"found {self.found}"
         if self.expected:
             text += f", expected {self.expected}"
         if self.suggestion:

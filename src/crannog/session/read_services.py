@@ -247,10 +247,12 @@ def _variant(context: Context, node: Node, path: str) -> Variant:
 
 def _measurements(context: Context, node: Node, path: str) -> tuple[str, ...]:
     found: list[str] = []
+    seen: set[str] = set()
     for item, item_path in context.items(node, path):
         measurement = context.hex(item, item_path, 32)
-        if measurement and measurement in found:
+        if measurement and measurement in seen:
             context.warn(item, item_path, "the same measurement stands twice")
+        seen.add(measurement)
         found.append(measurement)
     return tuple(found)
 

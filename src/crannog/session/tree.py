@@ -21,11 +21,13 @@ from crannog.errors import TooLarge
 from crannog.session.problems import Problem, SessionInvalid, quoted
 
 MAX_BYTES = 1024 * 1024
+MAX_RENDERED = 8 * MAX_BYTES  # what a document of MAX_BYTES may become when it is written again
 MAX_DEPTH = 20
 MAX_NODES = 20_000
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_DIRECTIVE = re.compile("(?:\\A|[\n\r\x85\u2028\u2029])\ufeff*%")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -110,6 +112,11 @@ def parse(data: bytes, *, limit: int = MAX_BYTES) -> Mapping:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         _refuse(Mark(line, 1, 0), "the document is not UTF-8")
+    directive = _DIRECTIVE.search(text)
+    if directive is not None:
+        # Also because libyaml takes quadratic time over many %TAG lines.
+        line = text.count("\n", 0, directive.end()) + 1
+        _refuse(Mark(line, 1, 0), "directives (%YAML, %TAG) are not part of the session language")
     try:
         roots = list(_roots(text))
     except yaml.MarkedYAMLError as error:
