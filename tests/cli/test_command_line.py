@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Commands
 
@@ -71,3 +74,10 @@ def test_las_probe_of_something_else(stranger: Commands) -> None:
 def test_run_after_a_global_option(stranger: Commands) -> None:
     config = str(stranger.home / "c.json")
     assert stranger.ok("--config", config, "run", "--", "/bin/echo", "hello") == "hello\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_on_a_full_disk_is_an_error(stranger: Commands) -> None:
+    result = stranger("-o", "/dev/full", "self", "show")
+    assert result.status == 1
+    assert "cannot write the output: No space left on device" in result.stderr

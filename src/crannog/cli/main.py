@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -118,11 +116,10 @@ def _flushed(status: int) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left in the buffer must not raise at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ui.abandon_output()
         return _BROKEN_PIPE
     except OSError as error:
+        ui.abandon_output()
         return ui.error(StorageFailed(f"cannot write the output: {error.strerror}"))
     return status
 

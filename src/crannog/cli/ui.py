@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Mapping
 
-from crannog.errors import Error, chain, hints
+from crannog.errors import Error, StorageFailed, chain, hints
 from crannog.wire import Json, encode_json
 
 
@@ -22,9 +24,25 @@ class Ui:
         self.program = "crannog"
 
     def result(self, text: str) -> None:
-        """A line of the result, on stdout."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        sys.stdout.flush()
+        """A line of the result, on stdout.
+
+        Raises:
+            StorageFailed: it cannot be written; a full disk, say.
+            BrokenPipeError: its reader has gone.
+        """
+        try:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.abandon_output()
+            raise StorageFailed(f"cannot write the output: {error.strerror}") from error
+
+    def abandon_output(self) -> None:
+        """Let what is still in stdout's buffer go nowhere, so that it does not raise at exit."""
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def json(self, value: Mapping[str, Json] | Json) -> None:
         """The result as one line of JSON with sorted keys."""
