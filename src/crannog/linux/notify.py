@@ -221,12 +221,10 @@ class Listener:
 
     def add(self, notification: int, descriptor: int, flags: int) -> int:
         """Give the caller our `descriptor` without answering; returns its number there."""
+        # A mutable buffer: only with one does ioctl return what the kernel returned.
+        request = bytearray(_ADDFD_REQUEST.pack(notification, 0, descriptor, 0, flags))
         try:
-            return fcntl.ioctl(
-                self.descriptor,
-                _ADDFD,
-                _ADDFD_REQUEST.pack(notification, 0, descriptor, 0, flags),
-            )
+            return int(fcntl.ioctl(self.descriptor, _ADDFD, request))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EINPROGRESS):
                 raise Gone from error

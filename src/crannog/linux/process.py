@@ -54,42 +54,37 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def children() -> tuple[int, ...]:
-    """The process ids of all children of this process, whichever thread forked or adopted them."""
-    found: list[int] = []
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:
-            found += [int(number) for number in file.read().split()]
-    return tuple(found)
+def signal_descendants(number: int) -> None:
+    """Send a signal to everything below this process that can be found now, without waiting.
 
-
-def kill_descendants() -> None:
-    """Kill and reap everything below this process; it has to be a subreaper.
-
-    Each round kills the children and waits for one; what they had forked becomes our child then,
-    and is killed in a later round. So nothing that forks quickly gets away for long.
+    What is forked meanwhile may get away; `kill_descendants` makes sure.
     """
-    while True:
-        for child in _children_or_listing():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
-
-
-def _children_or_listing() -> tuple[int, ...]:
-    # `children` needs CONFIG_PROC_CHILDREN; where it is missing every process is looked at.
-    if os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        return children()
-    own = os.getpid()
-    found: list[int] = []
+    below: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 with open(f"/proc/{name}/stat", "rb") as file:
                     fields = file.read().rpartition(b")")[2].split()
-                if int(fields[1]) == own:
-                    found.append(int(name))
-    return tuple(found)
+                below.setdefault(int(fields[1]), []).append(int(name))
+    waiting = [os.getpid()]
+    while waiting:
+        for child in below.get(waiting.pop(), ()):
+            waiting.append(child)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, number)
+
+
+def kill_descendants() -> None:
+    """Kill and reap everything below this process; it has to be a subreaper.
+
+    Each round kills what there is and waits for a child; what had been forked meanwhile becomes our
+    child or stays below one, and is killed in a later round.
+    """
+    while True:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+            if ended == 0:
+                signal_descendants(signal.SIGKILL)
+                os.waitpid(-1, 0)
+        except ChildProcessError:
+            return

@@ -1,9 +1,9 @@
 """What `/proc/TID` says about a thread: who it is, where it stands.
 
 Parsing is pure; `Tasks` keeps descriptors of `/proc/TID` directories. Such a descriptor stays with
-the thread that it was opened for: once that thread is gone nothing can be looked up through it, even
-if another has been given the same number. So what is remembered about a thread is never taken for
-another's.
+the thread that it was opened for: once that thread is gone nothing can be looked up through it,
+even if another has been given the same number. So what is remembered about a thread is never taken
+for another's.
 """
 
 from __future__ import annotations
@@ -36,11 +36,19 @@ class Credentials(NamedTuple):
 
 
 class Status(NamedTuple):
-    """The lines of `/proc/TID/status` that the supervisor uses."""
+    """The lines of `/proc/TID/status` that the supervisor uses.
+
+    Attributes:
+        process: the id of its process.
+        umask: as the thread has it.
+        credentials: what decides on access.
+        real: what access(2) asks about: the real ids, with capabilities only for root.
+    """
 
     process: int
     umask: int
     credentials: Credentials
+    real: Credentials
 
 
 def parse_status(data: bytes) -> Status:
@@ -55,14 +63,15 @@ def parse_status(data: bytes) -> Status:
         if colon:
             fields.setdefault(name, value)
     try:
+        uids = [int(number) for number in fields[b"Uid"].split()]
+        gids = [int(number) for number in fields[b"Gid"].split()]
+        groups = tuple(sorted({int(group) for group in fields[b"Groups"].split()}))
         return Status(
             process=int(fields[b"Tgid"]),
             umask=int(fields[b"Umask"], 8),
-            credentials=Credentials(
-                uid=int(fields[b"Uid"].split()[3]),
-                gid=int(fields[b"Gid"].split()[3]),
-                groups=tuple(sorted({int(group) for group in fields[b"Groups"].split()})),
-                capabilities=int(fields[b"CapEff"], 16),
+            credentials=Credentials(uids[3], gids[3], groups, int(fields[b"CapEff"], 16)),
+            real=Credentials(
+                uids[0], gids[0], groups, int(fields[b"CapPrm"], 16) if uids[0] == 0 else 0
             ),
         )
     except (KeyError, IndexError, ValueError) as error:
@@ -74,16 +83,16 @@ class Task:
 
     Attributes:
         tid: its number, as the supervisor sees it.
-        directory: a descriptor of its `/proc/TID`.
-        credentials: as last read, None where they may have changed since.
+        directory: a descriptor of its `/proc/TID`, closed with this object.
+        known: its status when it was last read, None where the identity may have changed since.
     """
 
-    __slots__ = ("_process", "credentials", "directory", "tid")
+    __slots__ = ("_process", "directory", "known", "tid")
 
     def __init__(self, tid: int, directory: int) -> None:
         self.tid = tid
         self.directory = directory
-        self.credentials: Credentials | None = None
+        self.known: Status | None = None
         self._process = 0
 
     def __del__(self) -> None:
@@ -96,14 +105,9 @@ class Task:
             found = parse_status(os.read(descriptor, 65536))
         finally:
             os.close(descriptor)
+        self.known = found
         self._process = found.process
         return found
-
-    def current_credentials(self) -> Credentials:
-        """Who it is, from memory where nothing has changed."""
-        if self.credentials is None:
-            self.credentials = self.status().credentials
-        return self.credentials
 
     @property
     def process(self) -> int:
@@ -114,7 +118,7 @@ class Task:
 
 
 class Tasks:
-    """The threads that have asked lately, at most `limit` of them; for one thread at a time."""
+    """The threads that asked lately, at most `limit`. Safe to use from several threads."""
 
     __slots__ = ("_limit", "_tasks")
 
@@ -135,7 +139,8 @@ class Tasks:
         """
         self._tasks.pop(tid, None)
         if len(self._tasks) >= self._limit:
-            self._tasks.pop(next(iter(self._tasks)))
+            for oldest in tuple(self._tasks)[: self._limit // 4]:
+                self._tasks.pop(oldest, None)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         task = Task(tid, os.open(f"/proc/{tid}", flags))
         self._tasks[tid] = task

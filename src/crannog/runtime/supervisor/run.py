@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 
+from crannog.errors import Misconfigured, Unsupported
+from crannog.linux.notify import Listener, check_kernel
+from crannog.linux.process import become_subreaper, kill_descendants, signal_descendants
+from crannog.linux.seccomp import build
+from crannog.linux.syscalls import machine_named
+from crannog.runtime.init import child_signals
+from crannog.runtime.init import supervise as forward_and_reap
+from crannog.runtime.supervisor.assemble import assemble
+from crannog.runtime.supervisor.loop import Supervisor
+from crannog.runtime.supervisor.resolve import Caller, Where
+from crannog.runtime.supervisor.start import Program, become
+from crannog.runtime.supervisor.table import filter_rules
 from crannog.runtime.supervisor.world import World
+from crannog.shield.model import DirectoryEntry
 
 Supervise = Callable[[int], int]
 """Waits for the program of that process id, forwarding signals and reaping orphans meanwhile.
@@ -25,7 +42,9 @@ def run_shielded(
     """Run a program that sees `world` over the disk; return its exit status.
 
     The caller's process becomes the program's parent and supervisor. It must be single-threaded
-    when it calls this, and should have made itself non-dumpable.
+    when it calls this, have no other children, and should have made itself non-dumpable and called
+    `init.hold_signals`. What the program leaves running is killed when it ends: nobody would serve
+    it any more.
 
     Args:
         executable: absolute path of what is executed; it may lie in a region.
@@ -33,7 +52,7 @@ def run_shielded(
         environment: the program's whole environment.
         pwd: absolute path of its first working directory; it may lie in a region.
         world: what it sees over the disk.
-        supervise: signal forwarding and reaping; None takes `wait_for_program`'s.
+        supervise: signal forwarding and reaping; None takes `init.supervise`.
 
     Raises:
         crannog.errors.IntegrityError: a protected file was changed or is missing. The program and
@@ -41,4 +60,128 @@ def run_shielded(
         crannog.errors.Unsupported: the kernel or the program cannot be shielded.
         crannog.errors.Misconfigured: `executable` or `pwd` cannot be used.
     """
-    raise NotImplementedError
+    system = os.uname()
+    check_kernel(system.release)
+    machine = machine_named(system.machine)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    umask = os.umask(0)
+    try:
+        supervisor = assemble(machine, world, descriptors=hard, stop=_stop)
+        program = _program(supervisor, executable, argv, environment, pwd)
+        instructions = build(machine, filter_rules(supervisor))
+        become_subreaper()
+        ours, theirs = socket.socketpair()
+        launcher = os.getpid()
+
+        def prepare() -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            os.umask(umask)
+            child_signals()
+
+        pid = os.fork()
+        if pid == 0:
+            become(
+                program,
+                machine=machine,
+                instructions=instructions,
+                channel=theirs,
+                parent=launcher,
+                prepare=prepare,
+            )
+        theirs.close()
+        _program_close(program)
+        _begin(supervisor, ours, pid)
+        status = (supervise or forward_and_reap)(pid)
+        kill_descendants()
+        if supervisor.failure is not None:
+            raise supervisor.failure
+        return status
+    finally:
+        os.umask(umask)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _stop() -> None:
+    """Kill the program and what it started; called by the thread that found the reason.
+
+    Not waited for here: that is the main thread's, which sees the program end and kills whatever
+    was forked meanwhile.
+    """
+    signal_descendants(signal.SIGKILL)
+
+
+def _program(
+    supervisor: Supervisor,
+    executable: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    pwd: str,
+) -> Program:
+    for what, path in (("executable", executable), ("working directory", pwd)):
+        if not path.startswith("/"):
+            raise Misconfigured(f"{what} is {path}, expected an absolute path")
+    arguments = [os.fsencode(argument) for argument in argv]
+    path = os.fsencode(executable)
+    target: bytes | int = path
+    if supervisor.prepare_execution is not None:
+        target, arguments = supervisor.prepare_execution(supervisor, path, arguments)
+    return Program(
+        target,
+        arguments,
+        {os.fsencode(name): os.fsencode(value) for name, value in environment.items()},
+        _directory(supervisor, os.fsencode(pwd)),
+    )
+
+
+def _directory(supervisor: Supervisor, pwd: bytes) -> int:
+    """A descriptor of the first working directory, resolved as the program would."""
+    own = os.getpid()
+    try:
+        found = supervisor.resolver.resolve(b"/", pwd, Caller(own, own))
+        if isinstance(found.entry, DirectoryEntry):
+            return supervisor.directories.open_for(found.path, found.entry)
+        if found.where is not Where.DISK:
+            raise NotADirectoryError(20, "not a directory")
+        return os.open(found.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise Misconfigured(
+            f"working directory {os.fsdecode(pwd)}: {reason.lower()}",
+            hint="set 'pwd' of the service to a directory of the image",
+        ) from error
+
+
+def _program_close(program: Program) -> None:
+    os.close(program.directory)
+    if isinstance(program.executable, int):
+        os.close(program.executable)
+
+
+def _begin(supervisor: Supervisor, channel: socket.socket, pid: int) -> None:
+    """Take over the listener and serve until the program has been executed.
+
+    Raises:
+        Unsupported, Misconfigured: the child could not do its part; it has ended.
+    """
+    message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
+    if not descriptors:
+        os.waitpid(pid, 0)
+        raise Unsupported(
+            message[1:].decode("utf-8", "replace") or "file shield: the program's process ended",
+            hint="crannog cannot run inside crannog, nor under another seccomp supervisor;"
+            " the container's seccomp profile has to allow seccomp(2)",
+        )
+    listener = Listener(descriptors[0])
+    os.set_inheritable(listener.descriptor, False)
+    listener.prefer_same_core()
+    supervisor.serve(listener, pid)
+    with channel:
+        refusal = channel.recv(64)
+    if refusal:
+        os.waitpid(pid, 0)
+        reason = os.strerror(int(refusal[1:])) if refusal[1:].isdigit() else "unknown"
+        raise Misconfigured(
+            f"cannot execute the program: {reason.lower()}",
+            hint="the executable has to be there, executable, and for this machine",
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from crannog.measure.program import MeasuredFile
     from crannog.shield.fspf import Fspf
 
 
@@ -34,12 +35,12 @@ class World(NamedTuple):
         fspf_path: where it came from; for messages only.
         files: injected files; of two with one path the later one counts.
         allow_dlopen: the value of `SCONE_ALLOW_DLOPEN`; 2 and above allows every ELF object.
-        measured: canonical paths of the files in the program's measurement, which may be loaded
-            from unprotected places whatever `allow_dlopen` says.
+        measured: the files in the program's measurement, which may be loaded from unprotected
+            places whatever `allow_dlopen` says.
     """
 
     fspf: Fspf | None = None
     fspf_path: str = ""
     files: tuple[InjectedFile, ...] = ()
     allow_dlopen: int = 2
-    measured: frozenset[bytes] = frozenset()
+    measured: tuple[MeasuredFile, ...] = ()

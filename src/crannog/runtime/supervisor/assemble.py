@@ -1,0 +1,89 @@
+"""Putting a supervisor together: limits from the machine, handlers from their modules."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from crannog.linux.procfs import Status, parse_status
+from crannog.linux.syscalls import Machine
+from crannog.runtime.supervisor import table
+from crannog.runtime.supervisor.contents import Contents, memory_bound
+from crannog.runtime.supervisor.directories import Directories
+from crannog.runtime.supervisor.loop import Supervisor
+from crannog.runtime.supervisor.namespace import Namespace, Owner
+from crannog.runtime.supervisor.world import World
+
+_WORKERS = 4
+_MOST_DESCRIPTORS = 1 << 20
+
+
+def assemble(
+    machine: Machine, world: World, *, descriptors: int, stop: Callable[[], None]
+) -> Supervisor:
+    """A supervisor for `world` that has everything but its listener.
+
+    Args:
+        machine: whose system calls it will see.
+        world: what the program sees over the disk.
+        descriptors: how many files this process may have open.
+        stop: kills the program.
+
+    Raises:
+        crannog.errors.Error: the world cannot be built here.
+    """
+    status = own_status()
+    owner = Owner(status.credentials.uid, status.credentials.gid, time.time_ns())
+    namespace = Namespace(world, owner, os.path.realpath)
+    room = max(64, min(descriptors, _MOST_DESCRIPTORS))
+    contents = Contents(
+        namespace,
+        memory_limit=memory_bound(_cgroup_limit(), _read("/proc/meminfo")),
+        descriptor_limit=room // 2,
+        threads=min(4, len(os.sched_getaffinity(0))),
+        say=lambda line: print(f"crannog: {line}", file=sys.stderr, flush=True),
+    )
+    supervisor = Supervisor(
+        machine=machine,
+        world=world,
+        namespace=namespace,
+        contents=contents,
+        directories=Directories(room // 4),
+        workers=_WORKERS,
+        own_credentials=status.credentials,
+        stop=stop,
+    )
+    table.register_all(supervisor)
+    return supervisor
+
+
+def own_status() -> Status:
+    """Who we are, as the kernel says it."""
+    return parse_status(_read("/proc/thread-self/status"))
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _cgroup_limit() -> bytes:
+    """The text of the memory bound that holds for us, the innermost that is one; or nothing."""
+    for line in _read("/proc/self/cgroup").split(b"\n"):
+        number, _, rest = line.partition(b":")
+        controllers, _, path = rest.partition(b":")
+        if number == b"0" and not controllers:
+            here = path.decode("utf-8", "replace")
+            while True:
+                text = _read(f"/sys/fs/cgroup{here.rstrip('/')}/memory.max").strip()
+                if text.isdigit():
+                    return text
+                if here in ("", "/"):
+                    break
+                here = here.rpartition("/")[0]
+    return _read("/sys/fs/cgroup/memory/memory.limit_in_bytes").strip()
