@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -108,6 +109,11 @@ def run_cli(arguments: list[str], *, program: str) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         return _flushed(_BROKEN_PIPE)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # our own bug
+            raise
+        ui.abandon_output()  # the help text, which the library prints
+        return ui.error(StorageFailed(f"cannot write the output: {error.strerror}"))
     return _flushed(0)
 
 
