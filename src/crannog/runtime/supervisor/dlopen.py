@@ -3,8 +3,8 @@
 A program's measurement names the files whose code it runs. Anything else that is mapped as code, or
 executed, would run unmeasured with the program's secrets. So below 2 a native file has to be one
 that was measured, still in the state in which it was: device, inode, size, and the times of the
-last change of content and of inode. Files of regions are verified; level 1 takes any of them, level 0
-only where the process itself runs a file of a region, whose libraries they are.
+last change of content and of inode. Files of regions are verified; level 1 takes any of them, level
+0 only where the process itself runs a file of a region, whose libraries they are.
 
 What is asked, by the filter: every mapping of a file that is executable or private. Why private: a
 loader maps an object's data first, and relocations and constructors of an object without any code

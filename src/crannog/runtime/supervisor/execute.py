@@ -3,8 +3,9 @@
 The kernel opens by itself what `execve` names, and what that names in turn: a script's
 interpreter, a program's loader. In a region it would open ciphertext, or what somebody put there.
 So every execve is looked at, and where a path leads into something virtual the caller is made to
-execute a verified in-memory file instead (`linux.ptrace` says how). Whatever we cannot look at is refused: what is
-neither a script nor a program of this machine, too, since a handler of the host would run it.
+execute a verified in-memory file instead (`linux.ptrace` says how). Whatever we cannot look at is
+refused: what is neither a script nor a program of this machine, too, since a handler of the host
+would run it.
 
 Decided here, in this order:
 (1) where the path leads, and for what is virtual whether the caller may execute it;
@@ -21,12 +22,10 @@ What a program can notice: AT_EXECFN is `/dev/fd/N`, and in `/proc/PID/comm` is 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import platform
 import stat
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -34,7 +33,7 @@ from crannog.errors import Unavailable
 from crannog.linux import ptrace
 from crannog.linux.notify import Gone
 from crannog.runtime.supervisor import programs, rights
-from crannog.runtime.supervisor.contents import new_memory_file
+from crannog.runtime.supervisor.made import Identity, MadePrograms
 from crannog.runtime.supervisor.resolve import Found, Where
 from crannog.shield.paths import printable
 
@@ -48,13 +47,8 @@ AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_EXECVE_CHECK: Final = 0x10000  # Linux 6.14: only ask whether it would be executed
 _FLAGS: Final = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_EXECVE_CHECK
 _MAX_INTERPRETERS: Final = 5
-_MAX_KEPT: Final = 64
 _MAX_EXPECTED: Final = 4096
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-_COPY_BLOCK: Final = 1 << 20
 _VIRTUAL: Final = (Where.FILE, Where.INJECTED)
-
-Identity = tuple[int, int]
 
 
 class Asker(NamedTuple):
@@ -123,13 +117,12 @@ class Executables:
         self._say = say
         self._lock = threading.Lock()
         self._said: set[str] = set()
-        self._made: OrderedDict[object, tuple[int, Identity]] = OrderedDict()
-        self._names: dict[Identity, bytes] = {}
+        self._made = MadePrograms()
         self._expected: dict[int, tuple[int, Identity]] = {}
 
     def name_of(self, device: int, inode: int) -> bytes | None:
         """The virtual path of what runs as a file of that identity, or None for a native file."""
-        name = self._names.get((device, inode))
+        name = self._made.name_of((device, inode))
         if name is not None:
             return name
         file = self._contents.by_identity(device, inode)
@@ -323,7 +316,7 @@ class Executables:
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EACCES, "not a regular file")
             identity = (status.st_dev, status.st_ino)
-            made_for = self._names.get(identity)
+            made_for = self._made.name_of(identity)
             file = self._contents.by_identity(*identity)
         except BaseException:
             os.close(descriptor)
@@ -386,7 +379,7 @@ class Executables:
         add = call.supervisor.listener.add
         with self._lock:
             if plan.words:
-                descriptor = self._starter(plan)
+                descriptor = self._made.starter(plan.path, plan.words)
             elif plan.loader is None:
                 descriptor = plan.source.descriptor
             else:
@@ -396,49 +389,17 @@ class Executables:
             number = add(call.id, descriptor, os.O_CLOEXEC)
         return number, (status.st_dev, status.st_ino)
 
-    def _starter(self, plan: _Plan) -> int:
-        key = (plan.path, plan.words)
-        made = self._made.get(key)
-        if made is None:
-            image = programs.starter(plan.path, plan.words, platform.machine())
-            descriptor = new_memory_file(plan.words[-1])
-            _write_all(descriptor, image)
-            os.fchmod(descriptor, 0o555)
-            made = self._keep(key, descriptor, plan.words[-1])
-        return made[0]
-
     def _patched(self, plan: _Plan, loader: int) -> int:
-        """A copy of the program that names descriptor `loader` as its loader."""
         assert plan.named is not None
-        identity = (plan.source.status.st_dev, plan.source.status.st_ino)
-        key = (identity, plan.source.status.st_ctime_ns, loader)
-        made = self._made.get(key)
-        if made is None:
-            descriptor = new_memory_file(plan.source.found.path)
-            size = _copy(plan.source.descriptor, descriptor)
-            path = b"/proc/thread-self/fd/%d" % loader
-            for offset, data in programs.loader_patch(plan.header, plan.named, size, path):
-                os.pwrite(descriptor, data, offset)
-            os.fchmod(descriptor, stat.S_IMODE(plan.source.status.st_mode) & 0o777 | 0o555)
-            made = self._keep(key, descriptor, plan.source.found.path)
-        return made[0]
-
-    def _keep(self, key: object, descriptor: int, name: bytes) -> tuple[int, Identity]:
-        """Remember a file that was made, so that its identity is nobody else's meanwhile."""
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        readable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-        os.close(descriptor)
-        found = os.fstat(readable)
-        identity = (found.st_dev, found.st_ino)
-        made = self._made[key] = (readable, identity)
-        self._names[identity] = name
-        if len(self._made) > _MAX_KEPT:
-            _, (oldest, gone) = self._made.popitem(last=False)
-            os.close(oldest)
-            # Its name stays as long as something may run it: the numbers are not used again soon.
-            if len(self._names) > 64 * _MAX_KEPT:
-                self._names.pop(gone, None)
-        return made
+        source = plan.source
+        return self._made.patched(
+            source.found.path,
+            source.descriptor,
+            plan.header,
+            plan.named,
+            loader,
+            changeable=source.found.where is Where.INJECTED,
+        )
 
     def _say_once(self, line: str) -> None:
         if line not in self._said and len(self._said) < 256:
@@ -465,23 +426,6 @@ def _read_headers(descriptor: int) -> bytes:
     if size > 1 << 20:
         raise OSError(errno.ENOEXEC, "program headers too far into the file")
     return os.pread(descriptor, size, 0) if size else b""
-
-
-def _copy(source: int, target: int) -> int:
-    """Copy a file whole; returns its size in bytes."""
-    offset = 0
-    while data := os.pread(source, _COPY_BLOCK, offset):
-        _write_all(target, data, offset)
-        offset += len(data)
-    return offset
-
-
-def _write_all(descriptor: int, data: bytes, offset: int = 0) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view = view[written:]
-        offset += written
 
 
 def _signed(value: int) -> int:

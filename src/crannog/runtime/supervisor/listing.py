@@ -2,8 +2,8 @@
 
 In a region the names come from the fspf and the injected files, and from nowhere else: a module
 that somebody deleted from the disk must not make Python look for it elsewhere, and one that was
-added must not be found. In an unprotected directory injected files, and what leads to regions, are merged
-into what the disk has.
+added must not be found. In an unprotected directory injected files, and what leads to regions, are
+merged into what the disk has.
 
 The position is the open file description's own, so that dup, fork, rewinddir, seekdir and telldir
 work as ever: it is read from `fdinfo`, and moved on by having the thread itself make an `lseek`
