@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from crannog.cli.ui import ui
@@ -116,11 +115,11 @@ def addr(
         if wanted
     ]
     if len(chosen) != 1:
-        raise click.UsageError(
+        raise typer.BadParameter(
             f"{len(chosen)} of --not-protected, --encrypted, --authenticated given, expected one"
         )
     if (kernel is None) is not ephemeral:
-        raise click.UsageError(
+        raise typer.BadParameter(
             f"{'both' if ephemeral else 'none'} of --kernel, --ephemeral given, expected one"
         )
     if kernel is None:
@@ -213,9 +212,10 @@ def encrypt(file: _File, json: _Json = False) -> None:
                 {"file": _shown(file), "tag": tag, "key": key},
                 json,
             )
-        except OSError as error:
+        except BrokenPipeError as error:
+            ui.abandon_output()
             raise StorageFailed(
-                f"cannot write the key to stdout: {error.strerror}",
+                "cannot write the key to stdout: its reader has gone",
                 hint="the fspf was left as it was",
             ) from error
 
@@ -322,7 +322,7 @@ def _note_key_length(length: int | None, protection: Protection) -> None:
     if length is None:
         return
     if length not in _KEY_LENGTHS:
-        raise click.UsageError(
+        raise typer.BadParameter(
             f"--key-length is {length}, expected 16, 24 or 32 bytes (or 128, 192, 256 bits)"
         )
     if protection is not Protection.ENCRYPTED:
@@ -338,13 +338,13 @@ def _parse_owner(owner: str | None) -> tuple[int, int] | None:
         return None
     found = _OWNER.match(owner)
     if found is None or max(int(found[1]), int(found[2])) >= 2**32 - 1:
-        raise click.UsageError(f"--owner is {printable(os.fsencode(owner))}, expected UID:GID")
+        raise typer.BadParameter(f"--owner is {printable(os.fsencode(owner))}, expected UID:GID")
     return int(found[1]), int(found[2])
 
 
 def _key(argument: str | None, key_file: str | None) -> bytes | None:
     if argument is not None and key_file is not None:
-        raise click.UsageError("KEY and --key-file given, expected one")
+        raise typer.BadParameter("KEY and --key-file given, expected one")
     text = os.environ.get("SCONE_FSPF_KEY")
     what = "SCONE_FSPF_KEY"
     if argument is not None:

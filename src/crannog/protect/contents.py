@@ -9,6 +9,7 @@ stays bounded. A file that changes while it is read is refused: the result would
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -292,6 +293,8 @@ def _open(path: bytes, source: Source) -> int:
             f"{printable(path)} vanished while it was to be read", hint="run the command again"
         ) from error
     except OSError as error:
+        if error.errno == errno.ELOOP:  # a link by now
+            raise _changed(path) from error
         raise disk_error(error, "read", path) from error
     try:
         _check_unchanged(descriptor, path, source)
