@@ -22,6 +22,7 @@ from crannog.cas.store import database, schema
 from crannog.cas.store.reading import (
     read_audit,
     read_authority,
+    read_identity,
     read_state,
     read_versions,
     typed_columns,
@@ -249,7 +250,7 @@ class _Verifier:
                     count += 1
                     if count > len(versions) or row[0] != count:
                         raise IntegrityError(f"sealed document {count} is missing, or one too many")
-                    open_version(keys, versions[count - 1], (bytes(row[1]), bytes(row[2])))
+                    open_version(keys, versions[count - 1], (row[1], row[2]))
             if count != len(versions):
                 raise IntegrityError(f"found {count} sealed documents, expected {len(versions)}")
         except IntegrityError as error:
@@ -262,11 +263,10 @@ def _failed(severity: Severity, error: Error) -> Verification:
 
 
 def _identity(connection: Connection) -> bytes:
-    with typed_columns("the state row"):
-        found = connection.execute(select(schema.state.c.database)).scalar()
-        if found is None:
-            raise IntegrityError("the database has no state row")
-        return bytes(found)
+    found = read_identity(connection)
+    if found is None:
+        raise IntegrityError("the database has no state row")
+    return found
 
 
 @contextlib.contextmanager

@@ -65,10 +65,14 @@ class FileKey:
                 f"{self.describe()} cannot be opened: {error.strerror}",
                 hint=f"make it readable for the user that runs the CAS (uid {os.geteuid()})",
             ) from error
-        with open(descriptor, "rb") as file:
+        try:
             # The descriptor's own state, not the path's: the file may be swapped in between.
             self._check(os.fstat(descriptor))
-            data = file.read(4 * MASTER_KEY_SIZE)
+            data = os.read(descriptor, 4 * MASTER_KEY_SIZE)
+        except OSError as error:
+            raise Misconfigured(f"{self.describe()} cannot be read: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
         return _parse(data, self.describe())
 
     def _check(self, status: os.stat_result) -> None:

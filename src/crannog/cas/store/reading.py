@@ -44,6 +44,13 @@ def typed_columns(what: str) -> Iterator[None]:
 
 
 @typed_columns("the state row")
+def read_identity(connection: Connection) -> bytes | None:
+    """The database's own identity, 16 bytes, nothing verified; None where nothing is stored yet."""
+    found = connection.execute(select(schema.state.c.database)).scalar()
+    return None if found is None else bytes(found)
+
+
+@typed_columns("the state row")
 def read_state(connection: Connection, keys: Keys, *, where: str) -> State:
     """The state row, authentic.
 

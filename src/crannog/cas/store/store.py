@@ -20,7 +20,13 @@ from sqlalchemy.engine import Connection, Engine
 from crannog.cas.keys import KeyProvider
 from crannog.cas.store import database, schema, sealing
 from crannog.cas.store.batch import Batch, NewVersion
-from crannog.cas.store.reading import read_authority, read_state, read_versions, verify_tail
+from crannog.cas.store.reading import (
+    read_authority,
+    read_identity,
+    read_state,
+    read_versions,
+    verify_tail,
+)
 from crannog.cas.store.records import (
     AuditHead,
     Event,
@@ -252,12 +258,12 @@ def open_store(
         undo.callback(engine.dispose)
         with _transaction(path, engine) as connection:
             schema.migrate(connection, where=f"database {path}")
-            identity = connection.execute(select(schema.state.c.database)).scalar()
+            identity = read_identity(connection)
             if identity is None:
                 identity = _create(
                     connection, path, master, _required(minimum_level), now=now, random=random
                 )
-            derived = derive_keys(master, bytes(identity))
+            derived = derive_keys(master, identity)
             state = read_state(connection, derived, where=keys.describe())
             versions = read_versions(connection, derived, state)
             verify_tail(connection, derived, state)
@@ -282,7 +288,7 @@ def open_store(
 
 
 def open_version(
-    keys: Keys, version: Version, row: tuple[bytes, bytes] | None
+    keys: Keys, version: Version, row: tuple[object, object] | None
 ) -> tuple[bytes, bytes]:
     """The document and secrets in a row of `sealed`, held against the chain's record.
 
@@ -292,9 +298,12 @@ def open_version(
     where = f"session {version.name!r} version {version.number}"
     if row is None:
         raise IntegrityError(f"{where}: its document is missing from the database")
-    document, secrets = bytes(row[0]), bytes(row[1])
+    document, secrets = row
+    # SQLite keeps any type in any column, so whoever can write the file chooses the types.
     if not (
-        sealing.same(sealing.digest(document), version.document)
+        isinstance(document, bytes)
+        and isinstance(secrets, bytes)
+        and sealing.same(sealing.digest(document), version.document)
         and sealing.same(sealing.digest(secrets), version.secrets)
     ):
         raise IntegrityError(f"{where}: the stored document is not the one that was stored")
