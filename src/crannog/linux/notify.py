@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import struct
 from collections.abc import Iterable
 
@@ -31,7 +32,6 @@ _FD_SYNC_WAKE_UP = 1  # SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, Linux 6.6
 
 _RESPONSE_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _ADDFD_SETFD = 1
-_ADDFD_SEND = 2
 
 NOTIFICATION = struct.Struct("<QIIiIQ6Q")
 """struct seccomp_notif: id, thread, flags, nr, arch, instruction pointer, six arguments."""
@@ -118,16 +118,19 @@ def _refusal(number: int) -> Unsupported:
 
 
 class Listener:
-    """The supervisor's end. Safe to use from several threads.
+    """The supervisor's end. Safe to use from several threads, but for `receive`.
 
     Args:
         descriptor: what `install` returned, however it came here; owned from now on.
     """
 
-    __slots__ = ("descriptor",)
+    __slots__ = ("_poll", "descriptor")
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._poll = select.poll()
+        if descriptor >= 0:
+            self._poll.register(descriptor, select.POLLIN)
 
     def prefer_same_core(self) -> None:
         """Let the kernel wake who waits on the answering core, where it can (Linux 6.6)."""
@@ -140,10 +143,21 @@ class Listener:
     def receive(self, buffer: bytearray) -> bool:
         """Wait for a notification and put it into `buffer` (`NOTIFICATION.size` bytes).
 
+        The waiting is poll's: its wake-up has the same-core hint, the request's own has not.
+
         Returns:
-            False when there was none after all: the caller was killed meanwhile, or we were
-            interrupted. The caller decides whether to wait again.
+            False when nobody is left who could notify.
         """
+        while True:
+            ((_, event),) = self._poll.poll()
+            if event & select.POLLIN:
+                if self._take(buffer):
+                    return True
+            elif event & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+                return False
+
+    def _take(self, buffer: bytearray) -> bool:
+        """Take a notification; False when its caller was killed meanwhile."""
         buffer[:] = _EMPTY  # the kernel insists
         try:
             fcntl.ioctl(self.descriptor, _RECV, buffer)
@@ -186,20 +200,14 @@ class Listener:
             descriptor: ours; stays ours.
             flags: `os.O_CLOEXEC` or 0.
 
+        Two requests where ADDFD could do both: only the answer proper wakes the caller on our
+        core, which on two idle cores takes 12 instead of 70 microseconds.
+
         Raises:
             OSError: the caller has too many open files (EMFILE); the call still wants an answer.
             Gone: the caller does not wait any more.
         """
-        try:
-            fcntl.ioctl(
-                self.descriptor,
-                _ADDFD,
-                _ADDFD_REQUEST.pack(notification, _ADDFD_SEND, descriptor, 0, flags),
-            )
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINPROGRESS):
-                raise Gone from error
-            raise
+        self.value(notification, self.add(notification, descriptor, flags))
 
     def place(self, notification: int, descriptor: int, at: int, flags: int) -> None:
         """Replace the caller's descriptor `at` with ours; does not answer the call.

@@ -137,8 +137,8 @@ _TABLE: dict[str, tuple[int, int]] = {
     "file_setattr": (469, 469),
 }
 
-# Calls that the launcher makes itself, through `syscall(2)`.
-_OWN: dict[str, tuple[int, int]] = {"seccomp": (317, 277)}
+# Calls that the launcher makes itself, or has a thread make; never notified.
+_OWN: dict[str, tuple[int, int]] = {"seccomp": (317, 277), "fchdir": (81, 50), "close": (3, 57)}
 
 
 def _machine(name: str, audit_arch: int, column: int) -> Machine:

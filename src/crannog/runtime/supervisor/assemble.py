@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from crannog.linux.procfs import Status, parse_status
 from crannog.linux.syscalls import Machine
-from crannog.runtime.supervisor import table
+from crannog.runtime.supervisor import parts, table
 from crannog.runtime.supervisor.contents import Contents, memory_bound
 from crannog.runtime.supervisor.directories import Directories
 from crannog.runtime.supervisor.loop import Supervisor
@@ -56,6 +56,7 @@ def assemble(
         stop=stop,
     )
     table.register_all(supervisor)
+    parts.register(supervisor)
     return supervisor
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import queue
-import select
 import sys
 import threading
 import time
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from crannog.runtime.supervisor.execute import Executables
 
 Handler = Callable[[Call], None]
-PrepareExecution = Callable[["Supervisor", bytes, list[bytes]], tuple[bytes | int, list[bytes]]]
 
 AT_FDCWD = 0xFFFFFF9C  # as an unsigned number of 32 bits
 _MAX_IDENTITIES = 64
@@ -73,8 +71,6 @@ class Supervisor:
         rights: for each set of credentials, what it was found to be allowed to do.
         own_credentials: who we are ourselves.
         executables: names of what runs from memory; None until `execute` sets it.
-        prepare_execution: turns the first program's path and arguments into what the child
-            executes: a path, or a descriptor of a verified file; None until `execute` sets it.
         rooted: whether some process has called chroot.
         starting: the process that has not executed the program yet, 0 afterwards.
         failure: why the program was stopped, None while there is no reason.
@@ -103,7 +99,6 @@ class Supervisor:
         self.rights: dict[Credentials, dict[Found, int]] = {}
         self.own_credentials = own_credentials
         self.executables: Executables | None = None
-        self.prepare_execution: PrepareExecution | None = None
         self.failure: Error | None = None
         self.rooted = False
         self.starting = 0
@@ -176,21 +171,13 @@ class Supervisor:
         receive, unpack = listener.receive, NOTIFICATION.unpack
         while True:
             if not receive(buffer):
-                if self._over():
-                    return
-                continue
+                return
             notification, tid, _, number, _, pointer, *arguments = unpack(buffer)
             name, handler = handlers.get(number, ("?", _unknown))
             call = Call(self, notification, tid, number, name, pointer, tuple(arguments))
             if tid == self.starting:
                 handler = self._start
             self._guarded(call, handler)
-
-    def _over(self) -> bool:
-        """Whether nobody is left who could notify: then waiting on would never end."""
-        poll = select.poll()
-        poll.register(self.listener.descriptor, 0)
-        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def _start(self, call: Call) -> None:
         """The first program's execve: its path is what we gave the child, checked before.

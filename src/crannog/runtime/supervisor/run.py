@@ -15,7 +15,9 @@ from crannog.linux.seccomp import build
 from crannog.linux.syscalls import machine_named
 from crannog.runtime.init import child_signals
 from crannog.runtime.init import supervise as forward_and_reap
+from crannog.runtime.supervisor import rights
 from crannog.runtime.supervisor.assemble import assemble
+from crannog.runtime.supervisor.execute import Asker
 from crannog.runtime.supervisor.loop import Supervisor
 from crannog.runtime.supervisor.resolve import Caller, Where
 from crannog.runtime.supervisor.start import Program, become
@@ -91,7 +93,7 @@ def run_shielded(
             )
         theirs.close()
         _program_close(program)
-        _begin(supervisor, ours, pid)
+        _begin(supervisor, ours, pid, executable)
         status = (supervise or forward_and_reap)(pid)
         kill_descendants()
         if supervisor.failure is not None:
@@ -122,15 +124,38 @@ def _program(
         if not path.startswith("/"):
             raise Misconfigured(f"{what} is {path}, expected an absolute path")
     arguments = [os.fsencode(argument) for argument in argv]
-    path = os.fsencode(executable)
-    target: bytes | int = path
-    if supervisor.prepare_execution is not None:
-        target, arguments = supervisor.prepare_execution(supervisor, path, arguments)
+    target, arguments = _executable(supervisor, os.fsencode(executable), arguments)
     return Program(
         target,
         arguments,
         {os.fsencode(name): os.fsencode(value) for name, value in environment.items()},
         _directory(supervisor, os.fsencode(pwd)),
+    )
+
+
+def _executable(
+    supervisor: Supervisor, path: bytes, arguments: list[bytes]
+) -> tuple[bytes | int, list[bytes]]:
+    """What the child executes: a native path, or a descriptor of a verified file."""
+    executables = supervisor.executables
+    if executables is None:
+        return path, arguments
+    own = os.getpid()
+    caller = Caller(own, own)
+    asker = Asker(
+        lambda name: supervisor.resolver.resolve(b"/", name, caller),
+        lambda found: rights.of(supervisor, found, supervisor.own_credentials),
+    )
+    try:
+        return executables.prepare(path, arguments, asker)
+    except OSError as error:
+        raise _not_executable(os.fsdecode(path), error.errno or 0) from error
+
+
+def _not_executable(path: str, number: int) -> Misconfigured:
+    return Misconfigured(
+        f"cannot execute {path}: {os.strerror(number).lower()}",
+        hint="the executable has to be there, executable, and for this machine",
     )
 
 
@@ -158,7 +183,7 @@ def _program_close(program: Program) -> None:
         os.close(program.executable)
 
 
-def _begin(supervisor: Supervisor, channel: socket.socket, pid: int) -> None:
+def _begin(supervisor: Supervisor, channel: socket.socket, pid: int, executable: str) -> None:
     """Take over the listener and serve until the program has been executed.
 
     Raises:
@@ -180,8 +205,4 @@ def _begin(supervisor: Supervisor, channel: socket.socket, pid: int) -> None:
         refusal = channel.recv(64)
     if refusal:
         os.waitpid(pid, 0)
-        reason = os.strerror(int(refusal[1:])) if refusal[1:].isdigit() else "unknown"
-        raise Misconfigured(
-            f"cannot execute the program: {reason.lower()}",
-            hint="the executable has to be there, executable, and for this machine",
-        )
+        raise _not_executable(executable, int(refusal[1:]) if refusal[1:].isdigit() else 0)

@@ -20,7 +20,7 @@ from crannog.runtime.supervisor import changing, looking, opening, standing
 from crannog.runtime.supervisor.call import Call
 from crannog.runtime.supervisor.looking import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, virtual
 from crannog.runtime.supervisor.loop import AT_FDCWD, Handler, Supervisor
-from crannog.runtime.supervisor.resolve import Found, Where
+from crannog.runtime.supervisor.resolve import Found
 
 _CLONE_NEWTIME = 0x80
 _CLONE_NAMESPACES = (
@@ -121,8 +121,6 @@ def _answering(
         found: Found | None = virtual(call, at, arguments[path], follow=follows, empty=empty)
         if found is None:
             call.proceed()
-        elif found.where is Where.DISK:
-            raise OSError(errno.EACCES, "named through a region")
         else:
             answer(call, found)
 
