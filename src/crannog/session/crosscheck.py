@@ -38,7 +38,7 @@ def cross_check(context: Context, root: Fields, session: Session) -> None:
     """Note what does not fit together in `session`, and what its author should know."""
     _images(context, root, session)
     _private_keys(context, root, session)
-    used = _references(context, session)
+    used = _references(context, root, session)
     _interpreters(context, root, session, used)
 
 
@@ -108,10 +108,14 @@ def _belong(certificate: Secret, key: Secret) -> bool:
 # --- references -----------------------------------------------------------------------------------
 
 
-def _references(context: Context, session: Session) -> set[tuple[str | None, str | None]]:
+def _references(
+    context: Context, root: Fields, session: Session
+) -> set[tuple[str | None, str | None]]:
     """Check every template; the result names the services and images that refer to secrets."""
     used: set[tuple[str | None, str | None]] = set()
     known = {secret.name: secret for secret in session.secrets}
+    # Secrets that were refused for something else are not reported as missing too.
+    named = {name for name, _, _ in _named(root, "secrets")}
     warned: set[tuple[int, int]] = set()
     for template in context.templates:
         _look_for_shells(context, template)
@@ -123,7 +127,8 @@ def _references(context: Context, session: Session) -> set[tuple[str | None, str
             continue
         for reference in found:
             used.add((template.service, template.image))
-            _reference(context, template, reference, session, known)
+            if reference.name in known or reference.name not in named:
+                _reference(context, template, reference, session, known)
         place = (template.scalar.mark.line, template.scalar.mark.column)
         if found and template.in_command and place not in warned:
             warned.add(place)
