@@ -120,12 +120,15 @@ def open_index(data: bytes, *, key: bytes, tag: bytes | None) -> Index:
     if _form(data) != FORM_SEALED:
         raise FormatError("the fspf is not sealed", hint="seal it: crannog fspf encrypt FILE")
     # (1) the commitment, over every byte and before any of them is used
-    if tag is not None and not hmac.compare_digest(sealed_tag(data, key=key), tag):
-        raise IntegrityError(
-            "the fspf does not match its key and tag",
-            hint="it was changed, is another version, or the key is another's:"
-            " give the session the key and tag of the last 'fspf encrypt'",
-        )
+    if tag is not None:
+        found = sealed_tag(data, key=key)
+        if not hmac.compare_digest(found, tag):
+            # Tags are public: they stand in sessions, and neither helps to make a file of the other.
+            raise IntegrityError(
+                f"the fspf has tag {found.hex()} under this key, expected {tag.hex()}",
+                hint="it was changed, is another version, or the key is another's:"
+                " give the session the key and tag of the last 'fspf encrypt'",
+            )
     # (2) the seal
     start = _HEADER.size + _NONCE
     if len(data) < start + _GCM_TAG:
