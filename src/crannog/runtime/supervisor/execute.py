@@ -207,7 +207,8 @@ class Executables:
         words = [*plan.words, *argv[1:]] if plan.words else list(argv)
         try:
             if plan.loader is None and plan.source.found.where is Where.DISK:
-                return plan.path, words
+                if not plan.source.found.through:
+                    return plan.path, words
             if plan.loader is None:
                 return os.dup(plan.source.descriptor), words
             number = os.dup(plan.loader.descriptor)  # stays open: the child's loader
