@@ -133,17 +133,24 @@ def _text(what: str, value: str, lookup: Lookup) -> str:
     # The reference's texts, which its users search for; the outer one is the API's to add.
     data = substitute(value, lookup)
     hint = "refer to the secret in a form that is text, such as :hex or :base64"
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
+    text = _decoded(data)
+    if text is None:
         raise SubstitutionFailed(
             f"{what} contains malformed UTF-8 after SCONE value replacement", hint=hint
-        ) from None
+        )
     if "\0" in text:
         raise SubstitutionFailed(
             f"{what} contains a NUL byte after SCONE value replacement", hint=hint
         )
     return text
+
+
+def _decoded(data: bytes) -> str | None:
+    # Not raised from the codec's error, which would carry the secret along as its object.
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _reference(body: str, offset: int) -> Reference:

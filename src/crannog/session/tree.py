@@ -107,10 +107,9 @@ def parse(data: bytes, *, limit: int = MAX_BYTES) -> Mapping:
     """
     if len(data) > limit:
         raise TooLarge(f"session has {len(data)} bytes, expected at most {limit}")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+    text = _decoded(data)
+    if isinstance(text, int):
+        line = data.count(b"\n", 0, text) + 1
         _refuse(Mark(line, 1, 0), "the document is not UTF-8")
     directive = _DIRECTIVE.search(text)
     if directive is not None:
@@ -136,6 +135,15 @@ def parse(data: bytes, *, limit: int = MAX_BYTES) -> Mapping:
         what = "a list" if isinstance(root, Sequence) else "a text"
         _refuse(root.mark, f"the document is {what}, expected a map with the key name")
     return root
+
+
+def _decoded(data: bytes) -> str | int:
+    """The text, or the offset of the first byte that is not UTF-8."""
+    # Not raised from the codec's error, which would carry the whole document along.
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return error.start
 
 
 def _roots(text: str) -> Iterator[Node]:

@@ -20,9 +20,7 @@ def value(text: str, **given: str) -> str:
 
 def test_a_variable_in_the_middle_of_a_value() -> None:
     """The tutorial's own names."""
-    assert (
-        value("k: $NS~hello-k8s-scone\n", NS="HelloWorld-1-2") == "HelloWorld-1-2~hello-k8s-scone"
-    )
+    assert value("k: $NS~hello-k8s\n", NS="HelloWorld-1-2") == "HelloWorld-1-2~hello-k8s"
 
 
 def test_given_values_win_over_the_environment() -> None:
@@ -40,7 +38,7 @@ def test_a_missing_variable_is_reported_as_the_reference_does() -> None:
         expand(b'version: "0.3"\n\nname: $SESSION\nservices: [{pwd: /$DIR}]\n', {})
     assert caught.value.details == (
         "name: Value for variable $SESSION is missing at line 3 column 7",
-        "services[0].pwd: Value for variable $DIR is missing at line 4 column 18",
+        "services[0].pwd: Value for variable $DIR is missing at line 4 column 19",
     )
     assert chain(caught.value)[1] == caught.value.details[0]
 
