@@ -100,8 +100,13 @@ def main() -> None:
     measurement("not-ascii", entries=[[1, "/opt/grüße", DIGEST]])
     measurement("one-path-two-roles", entries=[[2, "/x", DIGEST], [6, "/x", DIGEST]])
     measurement("base-fspf", entries=[], base=DIGEST)
-    measurement("settings", entries=[], heap=1 << 30, stack=4096, allow_dlopen=2, fork=1, mprotect=1)
+    measurement(
+        "settings", entries=[], heap=1 << 30, stack=4096, allow_dlopen=2, fork=1, mprotect=1
+    )
 
+    first_needed = struct.pack("<qQ", 1, 1)
+    outside = struct.pack("<qQ", 1, 9999)
+    audit = struct.pack("<qQ", 0x6FFFFEFC, 1)
     good = elf(needed=(b"libc.so.6", b"libm.so.6"), runpath=b"$ORIGIN/lib:/opt/lib")
     read = {
         "interpreter": "/lib/ld.so",
@@ -120,9 +125,9 @@ def main() -> None:
         ("elf-other-machine", good[:18] + b"\x03\0" + good[20:], "not-supported-yet"),
         ("elf-object-file", good[:16] + b"\x01\0" + good[18:], "malformed"),
         ("elf-interpreter-without-end", elf(interpreter=b"/lib/ld.so"), "malformed"),
-        ("elf-string-outside", good.replace(struct.pack("<qQ", 1, 1), struct.pack("<qQ", 1, 9999)), "malformed"),
-        ("elf-audit", good.replace(struct.pack("<qQ", 1, 1), struct.pack("<qQ", 0x6FFFFEFC, 1)), "not-supported-yet"),
-    ):  # fmt: skip
+        ("elf-string-outside", good.replace(first_needed, outside), "malformed"),
+        ("elf-audit", good.replace(first_needed, audit), "not-supported-yet"),
+    ):
         write(name, {"file": data.hex(), "expected": expected})
 
 

@@ -264,7 +264,7 @@ class Loader:
 
     def _system_directories(self, interpreter: str, machine: int) -> tuple[str, ...]:
         if self._musl:
-            name = os.path.basename(interpreter).removesuffix(".1")
+            name = musl_name(interpreter)
             listed = self._root.read(f"/etc/{name}.path", limit=1 << 16)
             if listed is None:
                 return ("/lib", "/usr/local/lib", "/usr/lib")
@@ -305,3 +305,8 @@ class Loader:
             return read_elf(descriptor, path)
         finally:
             os.close(descriptor)
+
+
+def musl_name(interpreter: str) -> str:
+    """`ld-musl-ARCH` of musl's interpreter, whose search path is in /etc/ld-musl-ARCH.path."""
+    return os.path.basename(interpreter).partition(".so")[0]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from crannog.errors import FormatError, Misconfigured, Unsupported
 from crannog.measure.defaults import DEFAULT_PATH
-from crannog.measure.elf import Elf, is_elf
-from crannog.measure.loader import Loader, Mapped
+from crannog.measure.elf import is_elf
+from crannog.measure.loader import Loader, Mapped, musl_name
 from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
 from crannog.measure.python import extension_modules, find_python, start_files
 from crannog.measure.root import FileIdentity, Root
@@ -223,7 +223,9 @@ class _Measuring:
     def _system(self, executable: Mapped, loaded: list[Mapped], musl: bool) -> None:
         """What changes loading in every program of this C library."""
         if musl:
-            self._add(Role.CONFIGURATION, f"/etc/{_musl_name(executable.elf)}.path")
+            self._add(
+                Role.CONFIGURATION, f"/etc/{musl_name(executable.elf.interpreter or '')}.path"
+            )
         elif executable.elf.interpreter is not None:
             self._add(Role.CONFIGURATION, PRELOAD)
             self._add(Role.CONFIGURATION, CACHE)
@@ -255,7 +257,3 @@ class _Measuring:
         self._listed[(role, path)] = None
         if native:
             self._native[path] = None
-
-
-def _musl_name(elf: Elf) -> str:
-    return os.path.basename(elf.interpreter or "").removesuffix(".1").removesuffix(".so")

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from crannog.errors import Misconfigured, TooLarge
+from crannog.measure.root import Root
+from tests.unit.measure.elves import Tree
+
+
+def test_absolute_link_stays_inside(tree: Tree, root: Root) -> None:
+    tree.put("/inside/file", "inside")
+    tree.link("/link", "/inside/file")
+    assert root.read("/link", limit=100) == b"inside"
+    assert root.canonical("/link") == "/inside/file"
+
+
+@pytest.mark.parametrize("path", ["/../../../../etc/hostname", "/up/etc/hostname", "/abs"])
+def test_no_path_leads_out(tree: Tree, root: Root, path: str) -> None:
+    tree.link("/up", "../../../../../../../..")
+    tree.link("/abs", "/etc/hostname")
+    assert root.read(path, limit=100) is None
+
+
+def test_dotdot_goes_where_the_link_led(tree: Tree, root: Root) -> None:
+    tree.put("/a/b/file", "deep")
+    tree.put("/file", "shallow")
+    tree.link("/link", "a/b")
+    assert root.read("/link/../../file", limit=100) == b"shallow"
+    assert root.read("/link/file", limit=100) == b"deep"
+
+
+def test_magic_link_leads_nowhere_else(root: Root, tree: Tree) -> None:
+    tree.link("/proc-root", "/proc/self/root/etc/hostname")
+    assert root.read("/proc-root", limit=100) is None
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "socket"])
+def test_only_regular_files_are_opened(tree: Tree, root: Root, kind: str) -> None:
+    target = tree.path / "thing"
+    if kind == "fifo":
+        os.mkfifo(target)  # opening it for reading would wait for ever
+    elif kind == "directory":
+        target.mkdir()
+    else:
+        os.mknod(target, 0o140644)
+    assert root.open_regular("/thing") is None
+    assert root.digest("/thing") is None
+    assert not root.is_regular("/thing")
+
+
+def test_link_loop_is_absent(tree: Tree, root: Root) -> None:
+    tree.link("/a", "b")
+    tree.link("/b", "a")
+    assert root.read("/a", limit=10) is None
+
+
+def test_file_as_directory_is_absent(tree: Tree, root: Root) -> None:
+    tree.put("/file", "x")
+    assert root.read("/file/below", limit=10) is None
+    assert root.read("/file/", limit=10) is None
+
+
+def test_unreadable_file_is_an_error_and_not_absent(tree: Tree, root: Root) -> None:
+    tree.put("/secret", "x", mode=0)
+    tree.path.chmod(0o755)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(Misconfigured, match="/secret: permission denied"):
+            root.digest("/secret")
+    finally:
+        os.seteuid(user)
+
+
+def test_limit_is_kept(tree: Tree, root: Root) -> None:
+    tree.put("/file", "12345")
+    assert root.read("/file", limit=5) == b"12345"
+    with pytest.raises(TooLarge, match="5 bytes"):
+        root.read("/file", limit=4)
+
+
+def test_digest_is_of_the_content(tree: Tree, root: Root) -> None:
+    small, large = b"x" * 10, b"y" * 1_000_000
+    tree.put("/small", small)
+    tree.put("/large", large)
+    found = root.digests(["/small", "/large", "/none", "/small"])
+    assert {path: each and each.digest for path, each in found.items()} == {
+        "/small": hashlib.sha256(small).digest(),
+        "/large": hashlib.sha256(large).digest(),
+        "/none": None,
+    }
+
+
+def test_changed_file_is_read_again(tree: Tree, root: Root) -> None:
+    file = tree.put("/file", "one")
+    first = root.digest("/file")
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))
+    second = root.digest("/file")
+    assert first is not None
+    assert second is not None
+    assert first.digest != second.digest
+    assert first.identity != second.identity
+
+
+def test_relative_name_is_no_file_of_the_root(tree: Tree, root: Root) -> None:
+    tree.put("/libnss_x.so.2", "planted")
+    assert root.digest("libnss_x.so.2") is None
+
+
+def test_both_ways_of_resolving_agree_on_the_system() -> None:
+    with Root("/") as kernel, Root("/", resolve_here=True) as here:
+        for path in ("/bin/sh", "/lib64", "/etc/os-release", "/usr/bin/../bin/env", "/proc/self"):
+            one, other = kernel.handle(path), here.handle(path)
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                if path != "/proc/self":
+                    assert os.path.sameopenfile(one, other)
+                os.close(one)
+                os.close(other)
+
+
+def test_descriptors_are_closed(tree: Tree, root: Root) -> None:
+    tree.put("/a/b/c", "x")
+    tree.link("/l", "/a/../a/b/c")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        root.digest("/l")
+        root.read("/a/b/none", limit=1)
+        root.names("/a")
+        root.canonical("/l")
+        root.is_directory("/a/b")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="nowhere"):
+        Root(str(tmp_path / "nowhere"))
