@@ -180,6 +180,11 @@ def addf(
             f"{printable(path)} looks like the output of an earlier 'fspf encrypt': it holds a key,"
             " and was added with the rest; do not ship the plain file"
         )
+    if added.strangers:
+        ui.warning(
+            f"{len(added.strangers)} files in {_shown(output_dir or '')} are not in the fspf, as"
+            f" {printable(added.strangers[0])}: programs do not see them, and they may be plain"
+        )
     if added.kept:
         ui.note(f"{added.kept} entries of earlier runs that SOURCE_DIR does not have were kept")
     _result(
@@ -194,6 +199,7 @@ def addf(
             "bytes": added.size,
             "kept": added.kept,
             "keytags": [printable(path) for path in added.keytags],
+            "strangers": [printable(path) for path in added.strangers],
         },
         json,
     )

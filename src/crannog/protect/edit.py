@@ -6,9 +6,12 @@ step: a command that fails leaves the old one. Nothing here prints.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from crannog.errors import Misconfigured, StorageFailed, Unsupported
@@ -48,6 +51,7 @@ from crannog.shield.paths import canonical, is_below, join, parent, printable
 from crannog.shield.regions import RegionMap
 
 _ROOT_MODE = 0o755
+_DISTURBING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Added(NamedTuple):
@@ -61,6 +65,7 @@ class Added(NamedTuple):
         size: bytes of plaintext.
         kept: entries below the embed point that SOURCE_DIR does not have, from earlier runs.
         keytags: paths, as programs see them, whose content looks like printed keys.
+        strangers: files in OUTPUT_DIR, relative to it, that the fspf does not know.
     """
 
     tag: bytes
@@ -70,6 +75,7 @@ class Added(NamedTuple):
     size: int
     kept: int
     keytags: tuple[bytes, ...]
+    strangers: tuple[bytes, ...]
 
 
 class Sealed(NamedTuple):
@@ -265,8 +271,14 @@ def _add(
             fresh[join(point, source.relative)[1:]] = _entry(source, settings.owner)
     kept = _merge(entries, fresh, point, index.regions)
     data = write_plain(build_index(index.regions, entries))
+    strangers: list[bytes] = []
+    if settings.staging is not None:
+        settings.staging.sync()
+        known = {b"/" + found for found in entries if is_below(b"/" + found, point)}
+        strangers = settings.staging.strangers(lambda name: join(point, name) in known)
     # The new fspf is on the disk under a temporary name before the first file is moved.
-    replace(path, data, mode=MODE_WITH_KEYS, before=lambda: _move(settings, sources))
+    with _undisturbed():
+        replace(path, data, mode=MODE_WITH_KEYS, before=lambda: _move(settings, sources))
     return Added(
         plain_tag(data),
         len(files),
@@ -275,6 +287,7 @@ def _add(
         sum(source.stat.st_size for _, source in files),
         kept,
         tuple(sorted(keytags)),
+        tuple(sorted(strangers)),
     )
 
 
@@ -290,7 +303,21 @@ def _move(settings: Settings, sources: list[Source]) -> None:
             f"cannot move the files into {printable(stage.output)}: {error.strerror}",
             hint="some are in place: run the command again",
         ) from error
-    stage.sync()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No Ctrl-C between the first file that is moved into place and the fspf."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in _DISTURBING}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            if handler is not None:  # None: set by foreign code, and lost with or without us
+                signal.signal(number, handler)
 
 
 def _entry(source: Source, owner: tuple[int, int] | None) -> Entry:

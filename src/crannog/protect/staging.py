@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from crannog.errors import Misconfigured, StorageFailed
 from crannog.protect.files import disk_error
@@ -68,6 +68,22 @@ class Staging:
                 modes.append((path, mode))
         for path, mode in reversed(modes):  # last, since a mode may forbid writing
             os.chmod(path, mode)
+
+    def strangers(self, is_known: Callable[[bytes], bool]) -> list[bytes]:
+        """The files that are in the output already and are none of `is_known`, relative to it."""
+        found: list[bytes] = []
+        pending = [b""]
+        while pending:
+            relative = pending.pop()
+            with os.scandir(os.path.join(self.output, relative)) as entries:
+                for entry in entries:
+                    name = os.path.join(relative, entry.name)
+                    if not entry.is_dir(follow_symlinks=False):
+                        if not is_known(name):
+                            found.append(name)
+                    elif relative or not entry.name.startswith(PREFIX):
+                        pending.append(name)
+        return found
 
     def sync(self) -> None:
         """Wait until everything of the output's file system is on the disk."""

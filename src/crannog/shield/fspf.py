@@ -123,7 +123,7 @@ def open_index(data: bytes, *, key: bytes, tag: bytes | None) -> Index:
     if tag is not None:
         found = sealed_tag(data, key=key)
         if not hmac.compare_digest(found, tag):
-            # Tags are public: they stand in sessions, and neither helps to make a file of the other.
+            # Tags are public, and neither helps to make a file of the other.
             raise IntegrityError(
                 f"the fspf has tag {found.hex()} under this key, expected {tag.hex()}",
                 hint="it was changed, is another version, or the key is another's:"

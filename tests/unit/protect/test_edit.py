@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -236,6 +237,31 @@ def test_printed_keys_among_the_files_are_noticed(tree: Tree) -> None:
     tree.write("keytag", line.encode())
     tree.write("other", b"key: value")
     assert tree.add().keytags == (b"/app/keytag",)
+
+
+def test_files_of_the_output_that_the_fspf_does_not_know_are_noticed(tree: Tree) -> None:
+    tree.write("d/f", b"1")
+    tree.add()
+    (tree.output / "d/leftover.py").write_bytes(b"plain")
+    assert tree.add().strangers == (b"d/leftover.py",)
+    assert (tree.output / "d/leftover.py").read_bytes() == b"plain"
+
+
+def test_interruption_waits_until_everything_is_in_place(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.write("f", b"1")
+    move = staging.Staging.move
+
+    def interrupted(self: staging.Staging, *rest: object, **more: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        move(self, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(staging.Staging, "move", interrupted)
+    tree.add()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    fspf, _ = tree.seal()
+    assert content(tree, fspf, "f") == b"1"
 
 
 # What is refused: nothing may have changed then.
