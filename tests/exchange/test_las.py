@@ -46,17 +46,14 @@ def test_quote_configured_and_probe_on_one_connection_byte_by_byte() -> None:
     assert reply(server.status(STATUS)) == STATUS
 
 
-def test_a_refusal_answers_any_question() -> None:
-    for question in (
-        lambda client: client.quote(REQUEST),
-        lambda client: client.configured(),
-        lambda client: client.probe(),
-    ):
-        client, server = LasClient(), LasServer()
-        server.receive(question(client))
-        server.next_event()
-        client.receive(server.refusal(REFUSAL))
-        assert client.next_event() == REFUSAL
+@pytest.mark.parametrize("number", range(3))
+def test_a_refusal_answers_any_question(number: int) -> None:
+    client, server = LasClient(), LasServer()
+    questions = (lambda: client.quote(REQUEST), client.configured, client.probe)
+    server.receive(questions[number]())
+    server.next_event()
+    client.receive(server.refusal(REFUSAL))
+    assert client.next_event() == REFUSAL
 
 
 def test_questions_that_come_together_are_answered_in_order() -> None:

@@ -3,7 +3,7 @@
 Decides who gets a thread and for how long at most; what is said on a connection is the handler's.
 Everything a peer can do wrong ends in an `Error`, is counted, and closes its connection. When the
 ceiling is reached, the connection that has kept us waiting longest makes room, so that idle or
-slow peers cannot keep others out.
+slow peers cannot keep others out; where none has for long, the next one waits to be accepted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from crannog.errors import Error, Misconfigured
 from crannog.transport.stream import Deadline
 
 BACKLOG = 512
+PATIENCE_SECONDS = 1.0
+"""How long a peer may keep us waiting before it makes room for another, when there is none."""
+
 _CUT_SECONDS = 2.0
 
 
@@ -33,6 +36,7 @@ class Slot:
     def __init__(self, sock: socket.socket, peer: str, stopping: threading.Event) -> None:
         self.socket = sock
         self.peer = peer
+        self.is_cut = False
         self._stopping = stopping
         self._waiting_since: float | None = time.monotonic()
 
@@ -57,6 +61,7 @@ class Slot:
 
     def cut(self) -> None:
         """End every wait on this connection, from any thread."""
+        self.is_cut = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
@@ -179,9 +184,14 @@ class Listener:
             self._release(slot)
 
     def _evict(self) -> None:
-        idle = [slot for slot in self._slots if slot.waiting_since is not None]
-        if idle:
-            victim = min(idle, key=lambda slot: slot.waiting_since or 0.0)
+        # Honest peers answer within this; under load they must not push one another out.
+        latest = time.monotonic() - PATIENCE_SECONDS
+        victim: Slot | None = None
+        for slot in self._slots:
+            since = slot.waiting_since
+            if since is not None and since <= latest and not slot.is_cut:
+                victim, latest = slot, since
+        if victim is not None:
             self._counts["evicted"] += 1
             victim.cut()
 

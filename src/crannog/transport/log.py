@@ -6,6 +6,7 @@ rely stay what they are (reference: the public key is field 8). Values that peer
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
 import structlog
+
+_BARE = re.compile(r'[^ "=]+\Z')
 
 
 class Log(Protocol):
@@ -88,11 +91,13 @@ class Sparse:
 
 
 def _plain(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _value(value: object) -> str:
     text = _plain(str(value))[:500]
-    if not text or any(c in ' "=' for c in text):
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return text
+    if _BARE.match(text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -7,6 +7,7 @@ gone or speaks nonsense is `Unavailable` with a line that says which.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -211,5 +212,6 @@ def _failed(what: str, error: SSL.Error) -> Unavailable:
     if error.args and isinstance(error.args[0], list) and error.args[0]:
         reason = str(error.args[0][0][-1]) or reason
     elif isinstance(error, SSL.SysCallError) and len(error.args) > 1:
-        reason = str(error.args[1])
+        number = error.args[0]
+        reason = os.strerror(number).lower() if number > 0 else str(error.args[1]).lower()
     return Unavailable(f"{what}: {reason}")
