@@ -89,6 +89,43 @@ class ChunkReader:
         except InvalidTag as error:
             raise _refused(entry, index) from error
 
+    def read_block_into(self, first: int, block: memoryview, out: memoryview) -> None:
+        """As `read_into` for several chunks at once, without copying each one first.
+
+        Args:
+            first: number of the first chunk.
+            block: whole chunks as they are on disk (the file's last one may be shorter), and
+                `CHUNK_TAG` bytes of room after them. Writable, and nobody else's: it is written to.
+            out: writable, `CHUNK_TAG` bytes shorter than `block`.
+
+        Raises:
+            IntegrityError: as `read_into`; `out` then holds nothing that may be used.
+        """
+        entry, cipher = self._entry, self._cipher
+        for start in range(0, len(out), entry.chunk_length):
+            index = first + start // entry.chunk_length
+            _, length = chunk_span(entry, index)
+            end = start + length
+            if end > len(out):
+                raise _refused(entry, index)
+            if cipher is None:
+                out[start:end] = block[start:end]
+                verify_digest(entry, index, out[start:end])
+                continue
+            # The tag stands in for the beginning of the next chunk, and gives it back.
+            next_chunk = bytes(block[end : end + CHUNK_TAG])
+            block[end : end + CHUNK_TAG] = entry.tags[index * CHUNK_TAG : (index + 1) * CHUNK_TAG]
+            try:
+                cipher.decrypt_into(
+                    nonce(index, last=index == self._last),
+                    block[start : end + CHUNK_TAG],
+                    None,
+                    out[start:end],
+                )
+            except InvalidTag as error:
+                raise _refused(entry, index) from error
+            block[end : end + CHUNK_TAG] = next_chunk
+
 
 def decrypt_chunk_into(entry: FileEntry, index: int, data: Buffer, out: Buffer) -> None:
     """As `ChunkReader.read_into`, for a single chunk."""

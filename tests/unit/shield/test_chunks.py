@@ -9,6 +9,7 @@ import pytest
 
 from crannog.errors import IntegrityError
 from crannog.shield.chunks import (
+    ChunkReader,
     chunk_ranges,
     decrypt_chunk_into,
     read_file,
@@ -66,6 +67,34 @@ def test_ranges_on_several_threads_make_the_whole() -> None:
         for first, end in chunk_ranges(entry, 3):
             pool.submit(read_file_into, entry, disk, out, first=first, end=end).result()
     assert out == content
+
+
+def blocks(entry: FileEntry, disk: bytes, per_block: int) -> bytes:
+    reader, out = ChunkReader(entry), bytearray(entry.size)
+    for first in range(0, entry.chunks, per_block):
+        start = first * CHUNK
+        part = disk[start : start + per_block * CHUNK]
+        block = bytearray(part + bytes(16))
+        reader.read_block_into(first, memoryview(block), memoryview(out)[start : start + len(part)])
+        assert block[: len(part)] == part
+    return bytes(out)
+
+
+@pytest.mark.parametrize("regions", [SECRET, PUBLIC])
+@pytest.mark.parametrize("per_block", [1, 2, 3, 9])
+def test_blocks_of_chunks(per_block: int, regions: tuple[Region, ...]) -> None:
+    entry, disk = made(regions=regions)
+    assert blocks(entry, disk, per_block) == CONTENT
+
+
+@pytest.mark.parametrize("regions", [SECRET, PUBLIC])
+@pytest.mark.parametrize("position", [0, CHUNK + 20, len(CONTENT) - 1])
+def test_flipped_bit_in_a_block_is_refused(position: int, regions: tuple[Region, ...]) -> None:
+    entry, disk = made(regions=regions)
+    changed = bytearray(disk)
+    changed[position] ^= 1
+    with pytest.raises(IntegrityError, match=f"chunk {position // CHUNK} "):
+        blocks(entry, bytes(changed), 4)
 
 
 @pytest.mark.parametrize("regions", [SECRET, PUBLIC])
