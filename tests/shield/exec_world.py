@@ -109,7 +109,9 @@ class World:
             env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         )
         return Result(
-            done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+            done.returncode,
+            done.stdout.decode(errors="replace"),
+            done.stderr.decode(errors="replace"),
         )
 
 
@@ -130,6 +132,7 @@ def without_rights(user: int) -> list[str]:
 
 def compile_program(source: str, target: Path, *options: str) -> None:
     """Compile one of the programs beside this file; skips without a compiler."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         subprocess.run(
             ["cc", "-O1", "-pthread", "-o", target, PROGRAMS / source, *options],
@@ -144,7 +147,8 @@ def main(path: str) -> int:
     from crannog.errors import Error
     from crannog.runtime.init import hold_signals
     from crannog.runtime.supervisor.run import run_shielded
-    from crannog.runtime.supervisor.world import InjectedFile, World as Seen
+    from crannog.runtime.supervisor.world import InjectedFile
+    from crannog.runtime.supervisor.world import World as Seen
     from crannog.shield.fspf import open_plain
 
     job = json.loads(Path(path).read_text())

@@ -325,7 +325,8 @@ class Executables:
         if made_for is not None:
             # A copy that we made, reached by /proc/self/exe: what its loader was is closed by now.
             os.close(descriptor)
-            return self._open_virtual(asker.resolve(made_for), asker)
+            again = asker.resolve(made_for)
+            return self._open(Found(again.where, again.path, again.entry, through=True), asker)
         if file is not None:
             # A virtual file reached by a descriptor: the kernel gets at the same bytes that we do.
             where = Where.INJECTED if file.entry is None else Where.FILE
