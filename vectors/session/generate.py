@@ -172,7 +172,6 @@ VALID: dict[str, tuple[str, str]] = {
         "what the reference's read-back says is taken",
         service("persistency: None"),
     ),
-    "injection-path": ("an injected file may be only a path", image("- /etc/app.conf")),
     "injection-permission": (
         "permission bits, as 0.3.10 has them",
         image("- path: /a\n  content: x\n  permission: 0o440"),
@@ -378,19 +377,39 @@ INVALID: dict[str, tuple[str, str]] = {
         v3("images: [{name: i, provide_secrets: [A]}]\n"),
     ),
     "image-name-twice": ("two of one name", v3("images: [{name: i}, {name: i}]\n")),
-    "injection-relative": ("a relative path", image("- app/cert.pem")),
-    "injection-dots": (".. in a path", image("- /app/../etc/passwd")),
-    "injection-slashes": ("// in a path", image("- /app//a")),
-    "injection-root": ("the root directory", image("- /")),
-    "injection-twice": ("one path twice", image("- /a\n- path: /a\n  content: x")),
-    "injection-below-a-file": ("a file below a file", image("- /a/b/c\n- /a/b")),
+    "injection-path-only": (
+        "a template on the program's disk is not supported yet",
+        image("- /etc/app.conf"),
+    ),
+    "injection-no-content": (
+        "as injection-path-only",
+        image("- path: /etc/app.conf"),
+    ),
+    "injection-relative": ("a relative path", image("- {path: app/cert.pem, content: x}")),
+    "injection-dots": (".. in a path", image("- {path: /app/../etc/passwd, content: x}")),
+    "injection-slashes": ("// in a path", image("- {path: /app//a, content: x}")),
+    "injection-root": ("the root directory", image("- {path: /, content: x}")),
+    "injection-twice": (
+        "one path twice",
+        image("- {path: /a, content: x}\n- {path: /a, content: y}"),
+    ),
+    "injection-below-a-file": (
+        "a file below a file",
+        image("- {path: /a/b/c, content: x}\n- {path: /a/b, content: x}"),
+    ),
     "injection-no-path": ("content without a path", image("- content: x")),
     "injection-content-null": ("content without a value", image("- path: /a\n  content:")),
-    "injection-permission-decimal": ("bits without 0o", image("- path: /a\n  permission: 0440")),
-    "injection-permission-setuid": ("a set-user-id bit", image("- path: /a\n  permission: 0o4755")),
+    "injection-permission-decimal": (
+        "bits without 0o",
+        image("- path: /a\n  content: x\n  permission: 0440"),
+    ),
+    "injection-permission-setuid": (
+        "a set-user-id bit",
+        image("- path: /a\n  content: x\n  permission: 0o4755"),
+    ),
     "injection-permission-0.2": (
         "permission exists since 0.3",
-        image("- path: /a\n  permission: 0o400", version="0.2"),
+        image("- path: /a\n  content: x\n  permission: 0o400", version="0.2"),
     ),
     "reference-unknown": (
         "a secret that is not there",

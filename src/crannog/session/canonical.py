@@ -8,7 +8,7 @@ where a session sets it.
 
 `render` writes the session with its defaults filled in, in the reference's order.
 `load_session(render(s))` has the hash of `s`. The text may be longer than a document may be that is
-posted; who loads a stored text allows `tree.MAX_RENDERED` bytes.
+posted; `load.load_stored` takes it.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ class InjectionFile:
 
     Attributes:
         path: absolute, without `.`, `..`, `//` and a slash at the end.
-        content: before substitution; None means that the file at `path` is read at start and
-            substituted (a template on disk).
+        content: before substitution; None would be a template on the program's disk, which
+            `load_session` refuses as not supported yet.
         mode: permission bits; 0o700 where the document sets none.
     """
 

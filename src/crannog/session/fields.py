@@ -76,6 +76,7 @@ class Context:
     collector: Collector
     language: Language = Language.V0_1
     templates: list[Template] = field(default_factory=list)
+    arguments: int = 0
 
     def problem(
         self,
@@ -281,15 +282,17 @@ class Fields:
         """As `get`; a missing field is a problem."""
         value = self.get(name)
         # A key that was refused already is not reported as missing too.
-        if (
-            value is None
-            and isinstance(self.node, Mapping)
-            and all(key.text != name for key, _ in self.node.entries)
-        ):
+        if value is None and isinstance(self.node, Mapping) and not self.stands(name):
             self._context.problem(
                 self.node, self.path, f"{self._what} has no {name}", expected=expected
             )
         return value
+
+    def stands(self, name: str) -> bool:
+        """Whether the document has the key at all, acceptable or not."""
+        if not isinstance(self.node, Mapping):
+            return False
+        return any(key.text == name for key, _ in self.node.entries)
 
 
 def unique(context: Context, names: list[tuple[str, Node, str]], what: str) -> None:

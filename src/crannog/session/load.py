@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from crannog.session.document import Session
 from crannog.session.problems import Collector, Problem
-from crannog.session.tree import MAX_BYTES, parse
+from crannog.session.tree import MAX_BYTES, MAX_RENDERED, MAX_RENDERED_NODES, Mapping, parse
 from crannog.session.validate import validate
 
 
@@ -35,7 +35,22 @@ def load_session(data: bytes, *, limit: int = MAX_BYTES) -> LoadedSession:
         TooLarge: more than `limit` bytes.
         SessionInvalid: anything else that is wrong, all of it, with lines.
     """
-    root = parse(data, limit=limit)
+    return _load(parse(data, limit=limit))
+
+
+def load_stored(data: bytes) -> LoadedSession:
+    """The session of a text that `canonical.render` wrote from one that was accepted before.
+
+    The same checks, and bounds that such a text keeps: it may be longer than a document may be
+    that somebody posts.
+
+    Raises:
+        TooLarge, SessionInvalid: as `load_session`; then it is not such a text.
+    """
+    return _load(parse(data, limit=MAX_RENDERED, nodes=MAX_RENDERED_NODES))
+
+
+def _load(root: Mapping) -> LoadedSession:
     collector = Collector()
     session = validate(root, collector)
     if collector.failed:

@@ -29,6 +29,7 @@ _IMAGE = KeyTable(
     palaemons=LATER,
 )
 _FILE = KeyTable(path=ALWAYS, content=ALWAYS, permission=SINCE_0_3)
+_ON_DISK = "templates on the program's disk (a path without content) are not supported yet"
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9_\-.~:/@+]{1,256}\Z")
 _PERMISSION = re.compile(r"0o[0-7]{1,4}\Z")
 
@@ -67,13 +68,12 @@ def _files(context: Context, fields: Fields, image: str) -> tuple[InjectionFile,
     paths: list[tuple[str, Node, str]] = []
     for item, path in context.items(node, fields.path_of("injection_files")):
         if isinstance(item, Scalar):
-            file = InjectionFile(_path(context, item, path), None, DEFAULT_FILE_MODE)
-            paths.append((file.path, item, path))
-        else:
-            entry = context.fields(item, path, _FILE, what="an injected file")
-            where = entry.need("path", expected="an absolute path")
-            file = _file(context, entry, where, image)
-            paths.append((file.path, where or item, entry.path_of("path")))
+            context.problem(item, path, _ON_DISK, suggestion="give its content")
+            continue
+        entry = context.fields(item, path, _FILE, what="an injected file")
+        where = entry.need("path", expected="an absolute path")
+        file = _file(context, entry, where, image)
+        paths.append((file.path, where or item, entry.path_of("path")))
         files.append(file)
     unique(context, paths, "injected file")
     _no_file_in_a_file(context, paths)
@@ -90,6 +90,8 @@ def _file(context: Context, entry: Fields, where: Node | None, image: str) -> In
             context.templates.append(Template(path, node, content, image=image))
         else:
             context.text(node, path)
+    elif not entry.stands("content"):
+        context.problem(entry.node, entry.path, _ON_DISK, suggestion="give its content")
     permission = entry.get("permission")
     return InjectionFile(
         path=_path(context, where, entry.path_of("path")) if where else "",

@@ -21,7 +21,7 @@ from crannog.session.fields import (
 )
 from crannog.session.problems import quoted
 from crannog.session.read_security import read_minimum_level
-from crannog.session.tree import Mapping, Node, Scalar
+from crannog.session.tree import MAX_NODES, Mapping, Node, Scalar
 
 _SERVICE = KeyTable(
     name=ALWAYS,
@@ -130,8 +130,14 @@ def _split(context: Context, node: Scalar, path: str) -> tuple[str, ...]:
     except CommandMalformed as error:
         context.problem(node, path, error.message, expected=_COMMAND)
         return ()
+    context.arguments += len(arguments)
     if not arguments:
         context.problem(node, path, "is empty", expected=_COMMAND)
+    elif context.arguments > MAX_NODES:
+        # As many as a document could list: one text could otherwise hold half a million.
+        expected = f"at most {MAX_NODES} in all services"
+        context.problem(node, path, "brings too many arguments", expected=expected)
+        return ()
     return arguments
 
 

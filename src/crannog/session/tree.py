@@ -24,6 +24,8 @@ MAX_BYTES = 1024 * 1024
 MAX_RENDERED = 8 * MAX_BYTES  # what a document of MAX_BYTES may become when it is written again
 MAX_DEPTH = 20
 MAX_NODES = 20_000
+# A path becomes a map with defaults, a command a list: a text that was written again has more.
+MAX_RENDERED_NODES = 8 * MAX_NODES
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -97,8 +99,8 @@ class _Open:
         self.key: Scalar | None = None
 
 
-def parse(data: bytes, *, limit: int = MAX_BYTES) -> Mapping:
-    """The root of the document `data`, which has to be a map.
+def parse(data: bytes, *, limit: int = MAX_BYTES, nodes: int = MAX_NODES) -> Mapping:
+    """The root of the document `data`, which has to be a map of at most `nodes` values.
 
     Raises:
         TooLarge: more than `limit` bytes.
@@ -117,7 +119,7 @@ def parse(data: bytes, *, limit: int = MAX_BYTES) -> Mapping:
         line = text.count("\n", 0, directive.end()) + 1
         _refuse(Mark(line, 1, 0), "directives (%YAML, %TAG) are not part of the session language")
     try:
-        roots = list(_roots(text))
+        roots = list(_roots(text, nodes))
     except yaml.MarkedYAMLError as error:
         _refuse(_mark(error.problem_mark or error.context_mark), _said(error))
     except yaml.reader.ReaderError as error:
@@ -146,7 +148,7 @@ def _decoded(data: bytes) -> str | int:
         return error.start
 
 
-def _roots(text: str) -> Iterator[Node]:
+def _roots(text: str, nodes: int) -> Iterator[Node]:
     """The root of each document; a second one is refused."""
     stack: list[_Open] = []
     count = 0
@@ -169,8 +171,8 @@ def _roots(text: str) -> Iterator[Node]:
                 node = Sequence(tuple(opened.items), opened.mark)
         else:
             count += 1
-            if count > MAX_NODES:
-                _refuse(mark, f"the document has more than {MAX_NODES} values")
+            if count > nodes:
+                _refuse(mark, f"the document has more than {nodes} values")
             _refuse_references(event, mark)
             if isinstance(event, yaml.ScalarEvent):
                 node = _scalar(event, mark)

@@ -192,7 +192,7 @@ def sessions(draw: st.DrawFn) -> Session:
             tuple(
                 InjectionFile(
                     f"/f{index}{draw(st.sampled_from(('', ' a', 'é', ': #', '/d')))}",
-                    draw(st.one_of(st.none(), texts())),
+                    draw(texts()),
                     draw(st.integers(0, 0o777)) if modern else 0o700,
                 )
                 for index in range(draw(st.integers(0, 2)))

@@ -6,8 +6,9 @@ import pytest
 
 from crannog.errors import chain
 from crannog.levels import Level
+from crannog.session.canonical import render
 from crannog.session.document import Keyword, Language, Migrate, SecretKind
-from crannog.session.load import load_session
+from crannog.session.load import load_session, load_stored
 from crannog.session.problems import MAX_PROBLEMS, SessionInvalid
 from tests.unit.session.documents import M, load, refused, said, service
 
@@ -187,11 +188,11 @@ def test_hex_is_normalised_to_lower_case() -> None:
 
 def test_injected_files() -> None:
     text = 'name: s\nversion: "0.3"\nimages:\n  - name: docker.io/a/b:1@x\n    injection_files:\n'
-    text += '      - /a\n      - {path: /b, content: "", permission: 0o440}\n'
+    text += '      - {path: /a, content: x}\n      - {path: /b, content: "", permission: 0o440}\n'
     text += '      - path: /c\n        content: "a\\0b"\n'
     files = load(text).images[0].injection_files
     assert [(f.path, f.content, f.mode) for f in files] == [
-        ("/a", None, 0o700),
+        ("/a", "x", 0o700),
         ("/b", "", 0o440),
         ("/c", "a\0b", 0o700),
     ]
@@ -263,6 +264,25 @@ def test_lookups_by_name() -> None:
     assert session.image_of(app) is session.images[0]
     assert session.secret("A") is session.secrets[0]
     assert session.secret("B") is None
+
+
+def test_a_command_of_one_text_cannot_hold_more_arguments_than_a_list() -> None:
+    """Read back it is a list, and that has to be a document that can be loaded again."""
+    head = f"name: a\ncommand: {'a ' * 20_001}\nmrenclaves: [{M}]"
+    assert "too many arguments" in said(service(head=head))
+
+
+def test_the_longest_command_can_be_read_back() -> None:
+    session = load(service(head=f"name: a\ncommand: {'a ' * 20_000}\nmrenclaves: [{M}]"))
+    text = render(session).encode()
+    assert load_stored(text).session == session
+
+
+def test_the_most_services_can_be_read_back() -> None:
+    one = "{name: a%d, command: b, mrenclaves: [" + M + "]}"
+    services = ",".join(one % index for index in range(2400))
+    session = load(f'name: s\nversion: "0.3"\nservices: [{services}]\n')
+    assert load_stored(render(session).encode()).session == session
 
 
 # --- YAML -----------------------------------------------------------------------------------------
