@@ -23,7 +23,7 @@ from crannog.levels import Level
 from crannog.pki.authority import Authority
 from crannog.session.canonical import session_hash
 from crannog.session.document import Session
-from crannog.session.load import load_session
+from crannog.session.load import load_stored
 
 MAX_PREPARED = 1024
 _NOTHING = bytes(32)
@@ -128,7 +128,7 @@ class PreparedSessions:
                 self._found.move_to_end(version.hash)
                 return found
         document, secrets = self._store.read(version)
-        session = load_session(document, limit=len(document)).session
+        session = load_stored(document).session
         if session.name != version.name or session_hash(session) != version.hash:
             raise IntegrityError(
                 f"session {version.name!r}: the stored document does not have its hash",
