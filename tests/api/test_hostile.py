@@ -91,11 +91,9 @@ GARBAGE = [
 @pytest.mark.parametrize("data", GARBAGE, ids=range(len(GARBAGE)))
 def test_garbage_instead_of_tls_ends_the_connection(shared: Cas, port: str, data: bytes) -> None:
     with _raw(getattr(shared, port)) as sock:
-        try:
+        with contextlib.suppress(OSError):  # it may be quicker
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
-        except ConnectionError:
-            pass  # it was quicker
         assert _ended(sock)
     _well(shared)
 
@@ -105,8 +103,9 @@ def test_tls_that_is_cut_in_the_handshake_ends_the_connection(shared: Cas, port:
     address: Address = getattr(shared, port)
     for length in (1, 5, 50, 200):
         with _raw(address) as sock:
-            sock.sendall(_client_hello()[:length])
-            sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                sock.sendall(_client_hello()[:length])
+                sock.shutdown(socket.SHUT_WR)
             assert _ended(sock)
     _well(shared)
 

@@ -105,6 +105,7 @@ class FakeCas:
             except OSError:
                 return
             self.connections += 1
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 self._one(accepted)
             except Error:

@@ -1,7 +1,7 @@
 """Runs one program under the shield in a process of its own; what a test calls.
 
-`python -m tests.shield.driver SPECIFICATION`: a JSON document, since the launcher has to be a process
-with one thread and without other children, which pytest is not.
+`python -m tests.shield.driver SPECIFICATION`, a JSON document: the launcher has to be a process with
+one thread and without other children, which pytest is not.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Shield:
         owner: tuple[int, int] | None = None,
         regions: Iterable[Region] | None = None,
     ) -> None:
-        """Make the fspf, and put the ciphertext on disk as `fspf addf` does. Paths are below app."""
+        """Make the fspf, and the ciphertext on disk as `fspf addf` does. Paths are below app."""
         app = os.fsencode(self.app)
 
         def whole(path: str) -> bytes:
@@ -145,8 +145,10 @@ def compile_program(name: str, into: Path, *, static: bool = True) -> Path:
         pytest.skip("gcc is not installed")
     built = into / name
     subprocess.run(
-        ["gcc", "-O1", "-Wall", "-pthread", *(["-static"] if static else [])]
-        + ["-o", str(built), str(PROGRAMS / f"{name}.c")],
+        [
+            *("gcc", "-O1", "-Wall", "-pthread", *(["-static"] if static else [])),
+            *("-o", str(built), str(PROGRAMS / f"{name}.c")),
+        ],
         check=True,
         capture_output=True,
         text=True,

@@ -196,6 +196,9 @@ class AttestationServer:
             payload = self._buffer.next_frame()
             if payload is None:
                 return None
+            if self._buffer.pending:
+                # Each of the launcher's messages waits for an answer; nothing honest is behind it.
+                raise FormatError("more than one message at once")
             return self._event(
                 parse_object(payload, limit=limits.ATTESTATION_TO_SERVER, what="message")
             )

@@ -130,17 +130,30 @@ def start_attested(
     announce_mode(settings, log)
     if settings.fspf is not None:
         log.warn("SCONE_FSPF is not heeded: an attested program's protected files come from CAS")
-    measurement, root = _measure(settings, find_program(argv[0], environment))
+    path = find_program(argv[0], environment)
+    from crannog.runtime.ahead import Ahead
+
+    measuring = Ahead(lambda: _measure(settings, path))
+    try:
+        # While the files are hashed: these take as long.
+        from crannog.measure.launcher import launcher_digest
+        from crannog.runtime.attest import Proof, get_configuration
+        from crannog.runtime.plan import attested_program
+    finally:
+        measurement, root = measuring.result()
     if settings.version:
         print_version(settings, measurement.mrenclave, log)
     log.info(f"measured {measurement.program}: {measurement.mrenclave}")
-    from crannog.measure.launcher import launcher_digest
-    from crannog.runtime.attest import Proof, get_configuration
-    from crannog.runtime.plan import attested_program
-
+    for entry in measurement.entries:
+        digest = "absent" if entry.digest is None else entry.digest.hex()
+        log.debug(f"measured {entry.role.name.lower()} {entry.path}: {digest}")
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     proof = Proof(bytes.fromhex(measurement.mrenclave), launcher_digest(package))
-    configuration = get_configuration(settings, proof, log)
+    loading = Ahead(_load_supervisor)  # while the LAS and the CAS answer
+    try:
+        configuration = get_configuration(settings, proof, log)
+    finally:
+        loading.result()
     program = attested_program(configuration, measurement)
     for warning in program.warnings:
         log.warn(warning)
@@ -244,6 +257,10 @@ def close_inherited() -> None:
     while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def _load_supervisor() -> None:
+    import crannog.runtime.supervisor.run  # noqa: F401
 
 
 def _run_shielded(program: Program, measurement: Measurement, root: Root, world: World) -> int:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from crannog.errors import FormatError, Misconfigured
 from crannog.runtime.log import LogLevel
-from crannog.wire import parse_hex
 
 DEFAULT_HEAP = 64 << 20
 DEFAULT_STACK = 81920  # what the reference's own output shows
@@ -259,6 +258,8 @@ def _fspf(path: str, key: str, tag: str) -> DirectFspf | None:
 
 
 def _hex(name: str, text: str, length: int) -> bytes:
+    from crannog.wire import parse_hex  # its JSON is not needed for a plain start
+
     try:
         return parse_hex(text.lower(), length, name)
     except FormatError as error:

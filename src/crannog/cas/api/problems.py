@@ -31,6 +31,7 @@ from crannog.errors import (
     hints,
 )
 from crannog.session.problems import SessionInvalid
+from crannog.session.template import SubstitutionFailed
 from crannog.transport.http import Response
 from crannog.transport.stream import TimedOut
 from crannog.wire import Json, encode_json
@@ -67,6 +68,7 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     SessionInvalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    SubstitutionFailed: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unsupported: HTTPStatus.UNPROCESSABLE_ENTITY,
     Misconfigured: HTTPStatus.INTERNAL_SERVER_ERROR,
     EvidenceUnverifiable: HTTPStatus.SERVICE_UNAVAILABLE,

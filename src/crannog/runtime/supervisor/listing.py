@@ -150,7 +150,8 @@ class Listing:
         place = namespace.place(path)
         if place is Place.INJECTED:
             return Found(Where.INJECTED, path)
-        entry = namespace.entry(path) if place is Place.PROTECTED else None
+        covered = place is Place.PROTECTED or (namespace.leads(path) and not os.path.isdir(path))
+        entry = namespace.entry(path) if covered else None
         if entry is None:
             return Found(Where.DISK, path, through=False)
         where = {Kind.FILE: Where.FILE, Kind.DIRECTORY: Where.DIRECTORY, Kind.LINK: Where.LINK}
