@@ -137,6 +137,13 @@ VALID: dict[str, tuple[str, str]] = {
         service("environment:\n  A: x\n  B: y"),
     ),
     "environment-order-2": ("as environment-order", service("environment:\n  B: y\n  A: x")),
+    "canonical-characters": (
+        "keys are sorted by code point, not by UTF-16 unit; only what JSON requires is escaped",
+        service(
+            'environment:\n  "\\U0001F600": "\\x01\\x7f\\x85\\u2028\\b\\t\\n\\f\\r\\e"\n'
+            "  \ufffd: '\"\\/'\n  é: é\n  a: z"
+        ),
+    ),
     "command-list": (
         "a command as a list is taken as it is",
         service("command: [python3, -c, 'print(1)  # \"x\"', '']", command=False),

@@ -53,6 +53,10 @@ class KeyTable:
         """The names that may be suggested."""
         return tuple(n for n, key in self._keys.items() if key.built and language in key.languages)
 
+    def later(self) -> tuple[str, ...]:
+        """The names that the language has and this version does not build."""
+        return tuple(name for name, key in self._keys.items() if not key.built)
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
