@@ -7,7 +7,7 @@ what it is. Decides nothing: a widening update is allowed to whoever may update.
 from __future__ import annotations
 
 from crannog.levels import Level
-from crannog.session.document import AccessPolicy, Service, Session
+from crannog.session.document import AccessPolicy, Keyword, Service, Session
 
 
 def widened(old: Session, new: Session) -> tuple[str, ...]:
@@ -18,7 +18,8 @@ def widened(old: Session, new: Session) -> tuple[str, ...]:
     found: list[str] = []
     for name in ("read", "update", "create_sessions"):
         before, after = (_entries(session.access_policy, name) for session in (old, new))
-        if after - before:
+        # ANY held everybody already; NONE holds nobody.
+        if Keyword.ANY not in before and after - before - {Keyword.NONE}:
             found.append(f"access_policy.{name}")
     if old.creator != new.creator:
         found.append("creator")
