@@ -84,6 +84,10 @@ class Sealed(NamedTuple):
     key: bytes
     tag: bytes
 
+    def __repr__(self) -> str:
+        """The tag; the key must not get into logs by way of a repr."""
+        return f"Sealed(tag={self.tag.hex()})"
+
 
 def create(path: bytes) -> tuple[bytes, bool]:
     """Write an empty fspf to `path`; its tag, and whether there was one already.
@@ -246,7 +250,9 @@ def show(path: bytes, key: bytes | None) -> tuple[Index, bytes, bool]:
             f"{printable(path)} is encrypted, and there is no key",
             hint="set SCONE_FSPF_KEY, or give --key-file FILE ('-' for stdin)",
         )
-    return open_index(data, key=key, tag=None), sealed_tag(data, key=key), True
+    # What it is, and not whether it is the one that a session means: the seal alone decides.
+    tag = sealed_tag(data, key=key)
+    return open_index(data, key=key, tag=tag), tag, True
 
 
 def _add(

@@ -111,24 +111,23 @@ def open_fspf(data: bytes, *, key: bytes, tag: bytes) -> Fspf:
     return Fspf(open_index(data, key=key, tag=tag))
 
 
-def open_index(data: bytes, *, key: bytes, tag: bytes | None) -> Index:
-    """As `open_fspf`, for `fspf show`, which may be asked what the tag is (`tag` None)."""
+def open_index(data: bytes, *, key: bytes, tag: bytes) -> Index:
+    """As `open_fspf`, for those who list everything."""
     if len(key) != KEY_LENGTH:
         raise FormatError(f"fspf key has {len(key)} bytes, expected {KEY_LENGTH}")
-    if tag is not None and len(tag) != TAG_LENGTH:
+    if len(tag) != TAG_LENGTH:
         raise FormatError(f"fspf tag has {len(tag)} bytes, expected {TAG_LENGTH}")
     if _form(data) != FORM_SEALED:
         raise FormatError("the fspf is not sealed", hint="seal it: crannog fspf encrypt FILE")
     # (1) the commitment, over every byte and before any of them is used
-    if tag is not None:
-        found = sealed_tag(data, key=key)
-        if not hmac.compare_digest(found, tag):
-            # Tags are public, and neither helps to make a file of the other.
-            raise IntegrityError(
-                f"the fspf has tag {found.hex()} under this key, expected {tag.hex()}",
-                hint="it was changed, is another version, or the key is another's:"
-                " give the session the key and tag of the last 'fspf encrypt'",
-            )
+    found = sealed_tag(data, key=key)
+    if not hmac.compare_digest(found, tag):
+        # Tags are public, and neither helps to make a file of the other.
+        raise IntegrityError(
+            f"the fspf has tag {found.hex()} under this key, expected {tag.hex()}",
+            hint="it was changed, is another version, or the key is another's:"
+            " give the session the key and tag of the last 'fspf encrypt'",
+        )
     # (2) the seal
     start = _HEADER.size + _NONCE
     if len(data) < start + _GCM_TAG:
