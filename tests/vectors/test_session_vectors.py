@@ -83,7 +83,7 @@ def test_documents_that_mean_the_same_have_one_hash() -> None:
         return str(json.loads((ROOT / "valid" / f"{name}.json").read_text())["hash"])
 
     assert of("environment-order") == of("environment-order-2")
-    assert of("mrenclaves-0.3") == of("attestation-map")
+    assert of("mrenclaves-0.3") == of("attestation-map") == of("mrenclave-twice")
     assert of("secret-x509-valid-for") == of("secret-x509-valid-for-2")
     assert of("secret-ascii-default") == of("secret-ascii-size")
     assert of("predecessor") == of("predecessor-upper")

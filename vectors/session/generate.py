@@ -161,6 +161,10 @@ VALID: dict[str, tuple[str, str]] = {
         service(f"attestation: {{mrenclave: {M}}}", measured=False),
     ),
     "mrenclaves-0.3": ("mrenclaves in 0.3 means attestation.mrenclave", service("pwd: /")),
+    "mrenclave-twice": (
+        "a measurement that stands twice counts once (compare mrenclaves-0.3)",
+        service(f"mrenclaves: [{M}, {M.upper()}]\npwd: /", measured=False),
+    ),
     "attestation-list": (
         "attestation is a list of maps, any one of which suffices",
         service(
@@ -275,6 +279,7 @@ INVALID: dict[str, tuple[str, str]] = {
     "name-null": ("an empty name", 'name: ~\nversion: "0.2"\n'),
     "name-space": ("a space in a name", 'name: a b\nversion: "0.2"\n'),
     "name-slash": ("namespaces are not supported yet", 'name: a/b\nversion: "0.3"\n'),
+    "name-dots": ("a name that URLs cannot hold", 'name: ..\nversion: "0.3"\n'),
     "name-long": ("129 characters", f"name: {'a' * 129}\n"),
     "version-unknown": ("a version that does not exist", 'name: s\nversion: "0.4"\n'),
     "version-patch-unknown": ("a patch version that does not exist", "name: s\nversion: 0.3.13\n"),
@@ -354,6 +359,10 @@ INVALID: dict[str, tuple[str, str]] = {
     "service-environment-host": (
         "variables from the host are not supported yet",
         service("environment: {'\\@\\@A': b}"),
+    ),
+    "service-environment-name-reference": (
+        "references in names are not supported yet",
+        service("environment: {$$SCONE::A$$: b}"),
     ),
     "service-environment-equals": ("= in a name", service("environment: {A=B: c}")),
     "service-environment-nul": ("NUL in a value", service('environment: {A: "a\\0b"}')),

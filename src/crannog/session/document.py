@@ -71,7 +71,7 @@ class Migrate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One acceptable set of measurements: any one of `mrenclaves` (lower-case hex, 64 digits)."""
+    """One acceptable set of measurements: any one of `mrenclaves` (64 lower-case hex, distinct)."""
 
     mrenclaves: tuple[str, ...]
 

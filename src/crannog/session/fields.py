@@ -176,8 +176,9 @@ class Context:
         return self.text(
             node,
             path,
-            expected="1 to 128 of the characters A-Z a-z 0-9 _ - . ~",
-            fits=lambda text: NAME.match(text) is not None,
+            expected="1 to 128 of the characters A-Z a-z 0-9 _ - . ~, and not . or ..",
+            # URLs are normalised on their way: a session called .. could never be read.
+            fits=lambda text: NAME.match(text) is not None and text not in (".", ".."),
         )
 
     def choice(self, node: Node, path: str, choices: tuple[str, ...]) -> str:

@@ -192,6 +192,8 @@ def _variable_name(context: Context, key: Scalar, path: str) -> bool:
         context.problem(
             key, path, f"the name {quoted(name)} cannot be a variable", expected="a name without ="
         )
+    elif "$$SCONE:" in name:
+        context.problem(key, path, "references to secrets are not supported yet in names")
     elif name == "SCONE_CONFIG_ID":
         # Every child interpreter would attest itself again (design, section 2).
         context.problem(
@@ -257,7 +259,9 @@ def _measurements(context: Context, node: Node, path: str) -> tuple[str, ...]:
     for item, item_path in context.items(node, path):
         measurement = context.hex(item, item_path, 32)
         if measurement and measurement in seen:
+            # Dropped, so that there is one form of one set for the hash and for reading back.
             context.warn(item, item_path, "the same measurement stands twice")
+            continue
         seen.add(measurement)
         found.append(measurement)
     return tuple(found)

@@ -78,7 +78,7 @@ def names() -> st.SearchStrategy[str]:
     odd = st.sampled_from(("0.1", "no", "~", "-", "12345", "1e5", "null", "true", "..."))
     suffixes = (".crt", ".key", ".chain", ".hex")
     return st.one_of(odd, st.text(alphabet, min_size=1, max_size=12)).filter(
-        lambda name: not name.endswith(suffixes)
+        lambda name: not name.endswith(suffixes) and name not in (".", "..")
     )
 
 
@@ -156,7 +156,9 @@ def policies(draw: st.DrawFn, language: Language) -> AccessPolicy:
 @st.composite
 def services(draw: st.DrawFn, name: str, images: tuple[str, ...], language: Language) -> Service:
     """One service without references to secrets."""
-    variant = st.lists(digests(32), min_size=1, max_size=3).map(lambda m: Variant(tuple(m)))
+    variant = st.lists(digests(32), min_size=1, max_size=3, unique=True).map(
+        lambda m: Variant(tuple(m))
+    )
     count = 3 if language is Language.V0_3 else 1
     environment = draw(
         st.dictionaries(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from crannog.session.canonical import render
+from crannog.session.load import load_session
 from tests.unit.session.documents import M, load, service, warned
 
 SECRET = "secrets: [{name: A, kind: ascii}]\n"
@@ -82,6 +84,8 @@ def test_update_by_anybody() -> None:
 def test_the_same_measurement_twice() -> None:
     head = f"name: a\ncommand: b\nmrenclaves: [{M}, {M}]"
     assert any("stands twice" in line for line in warned(service(head=head)))
+    session = load(service(head=head))
+    assert load_session(render(session).encode()).session == session
 
 
 def test_an_image_that_no_service_names() -> None:
