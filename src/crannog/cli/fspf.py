@@ -57,7 +57,7 @@ def create(
     file: _File,
     version: Annotated[
         int | None,
-        typer.Argument(metavar="[VERSION]", help="Accepted: 1, 2, 3.", min=1, max=3),
+        typer.Argument(metavar="VERSION", help="Accepted: 1, 2, 3.", min=1, max=3),
     ] = None,
     json: _Json = False,
 ) -> None:
@@ -155,7 +155,7 @@ def addf(
     ],
     output_dir: Annotated[
         str | None,
-        typer.Argument(metavar="[OUTPUT_DIR]", help="Where the protected files go."),
+        typer.Argument(metavar="OUTPUT_DIR", help="Where the protected files go."),
     ] = None,
     owner: Annotated[
         str | None,
@@ -234,7 +234,7 @@ def show(
     key: Annotated[
         str | None,
         typer.Argument(
-            metavar="[KEY]",
+            metavar="KEY",
             help="The key of an encrypted fspf; better in SCONE_FSPF_KEY or --key-file.",
         ),
     ] = None,

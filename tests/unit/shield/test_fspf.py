@@ -7,7 +7,7 @@ import os
 import pytest
 from vectors.fspf.generate import same_gcm_tag
 
-from crannog.errors import FormatError, IntegrityError
+from crannog.errors import FormatError, IntegrityError, TooLarge
 from crannog.shield.fspf import (
     open_fspf,
     open_plain,
@@ -154,6 +154,12 @@ def test_several_regions_without_root_are_not_sealed() -> None:
         seal(build_index(regions, {}), key=bytes(32), random=os.urandom)
     with pytest.raises(FormatError, match="none is '/'"):
         open_plain(write_plain(build_index(regions, {})))
+
+
+def test_fspf_over_the_bound_is_refused(made: Protected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crannog.shield.fspf.MAX_SIZE", len(made.sealed) - 1)
+    with pytest.raises(TooLarge):
+        made.open()
 
 
 def test_neither_errors_nor_reprs_hold_the_key(made: Protected) -> None:
