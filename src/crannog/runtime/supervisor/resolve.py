@@ -428,6 +428,8 @@ class _Walk:
             self.covered = False
             return None
         if number == errno.ENOENT and self._namespace.leads(path):
+            if self._restrictions.no_crossing and not self.covered:
+                raise OSError(errno.EXDEV, "path crosses a border")
             self.here = path
             self.covered = True
             self.through = True
