@@ -24,6 +24,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crannog.errors import Unavailable
@@ -79,7 +80,7 @@ class Listing:
     def __init__(self, supervisor: Supervisor, status_of: StatusOf) -> None:
         self._supervisor = supervisor
         self._status_of = status_of
-        self._regions: OrderedDict[bytes, tuple[tuple[bytes, Kind], ...]] = OrderedDict()
+        self._regions: OrderedDict[bytes, list[DirectoryRecord]] = OrderedDict()
         self._snapshots: OrderedDict[tuple[int, int], _Snapshot] = OrderedDict()
 
     def handle(self, call: Call) -> None:
@@ -121,7 +122,7 @@ class Listing:
     def _in_region(self, path: bytes, own: int, position: int) -> Iterator[DirectoryRecord]:
         names = self._regions.get(path)
         if names is None:
-            names = tuple(sorted(self._supervisor.namespace.names(path).items()))
+            names = self._names(path)
             self._regions[path] = names
             if len(self._regions) > _SNAPSHOTS:
                 self._regions.popitem(last=False)
@@ -130,10 +131,20 @@ class Listing:
             yield DirectoryRecord(own, 1, 4, b".")
         if position < 2:
             yield DirectoryRecord(self._number_above(path), 2, 4, b"..")
-        for index in range(max(0, position - 2), len(names)):
-            name, kind = names[index]
-            inode = self._number(join(path, name), exact=exact)
-            yield DirectoryRecord(inode, index + 3, _DT[kind], name)
+        if not exact:
+            yield from islice(names, max(0, position - 2), None)
+            return
+        for record in names[max(0, position - 2) :]:
+            inode = self._number(join(path, record.name), exact=True)
+            yield record._replace(inode=inode)
+
+    def _names(self, path: bytes) -> list[DirectoryRecord]:
+        return [
+            DirectoryRecord(number_of(join(path, name)), index + 3, _DT[kind], name)
+            for index, (name, kind) in enumerate(
+                sorted(self._supervisor.namespace.names(path).items())
+            )
+        ]
 
     def _number(self, path: bytes, *, exact: bool) -> int:
         if exact:
