@@ -49,21 +49,15 @@ class Requester:
         certificate: DER.
         pem: the same in the one form that `Certificate.pem` has.
         spki: the public key, DER SubjectPublicKeyInfo.
+        pem_sha256: what `sha256sum cert.pem` prints: lower-case hex.
+        key_hash: the public key's hash, as 0.3 access lists may name it.
     """
 
     certificate: bytes
     pem: str
     spki: bytes
-
-    @property
-    def pem_sha256(self) -> str:
-        """What `sha256sum cert.pem` prints: lower-case hex."""
-        return hashlib.sha256(self.pem.encode()).hexdigest()
-
-    @property
-    def key_hash(self) -> str:
-        """The public key's hash, as 0.3 access lists may name it."""
-        return key_hash(self.spki)
+    pem_sha256: str
+    key_hash: str
 
 
 def requester(certificate: bytes) -> Requester:
@@ -77,7 +71,9 @@ def requester(certificate: bytes) -> Requester:
         raise FormatError(
             "the certificate cannot be read: it is not X.509, or its kind of key is not known"
         ) from error
-    return Requester(certificate, _to_pem(certificate), spki)
+    pem = _to_pem(certificate)
+    digest = hashlib.sha256(pem.encode()).hexdigest()
+    return Requester(certificate, pem, spki, digest, key_hash(spki))
 
 
 def parse_certificate(text: str) -> Certificate:

@@ -42,8 +42,9 @@ def read_policy(context: Context, fields: Fields) -> AccessPolicy:
     update = _entries(context, lists, "update") or default
     create = _entries(context, lists, "create_sessions") or update
     if context.language is not Language.V0_3 and Keyword.ANY not in read:
+        readers = frozenset(read)
         for entry in update:
-            if entry not in read and entry is not Keyword.NONE:
+            if entry not in readers and entry is not Keyword.NONE:
                 context.problem(
                     lists.key("update"),
                     "access_policy.update",

@@ -162,7 +162,7 @@ def services(draw: st.DrawFn, name: str, images: tuple[str, ...], language: Lang
     count = 3 if language is Language.V0_3 else 1
     environment = draw(
         st.dictionaries(
-            texts(1).filter(lambda n: "=" not in n and n != "SCONE_CONFIG_ID"),
+            texts(1).filter(lambda n: "=" not in n and not n.startswith("\\@")),
             texts(),
             max_size=4,
         )
