@@ -1,0 +1,85 @@
+"""Evidence from a real LAS: Unix socket before TCP, and told when the configuration has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crannog.las.server import LasServer
+from crannog.las.settings import LasSettings
+from tests.launcher.conftest import Run
+from tests.launcher.fake_cas import FakeCas, configure, refuse
+
+
+@pytest.fixture
+def las(tmp_path: Path) -> Iterator[LasServer]:
+    tmp_path.chmod(0o755)
+    place = tmp_path / "las"
+    place.mkdir(mode=0o755)
+    server = LasServer(
+        LasSettings(
+            state_directory=tmp_path / "state", listen=("127.0.0.1", 0), socket=place / "socket"
+        )
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+def attested(cas: FakeCas, **more: str) -> dict[str, str]:
+    return {
+        "SCONE_ALLOW_DLOPEN": "2",
+        "SCONE_CONFIG_ID": "s/s",
+        "SCONE_CAS_ADDR": cas.address,
+        **more,
+    }
+
+
+def test_evidence_over_tcp_is_signed_by_the_las(crannog_run: Run, las: LasServer) -> None:
+    host, port = las.address
+    with FakeCas(configure("echo", "ran")) as cas:
+        found = crannog_run(["echo"], **attested(cas, SCONE_LAS_ADDR=f"{host}:{port}"))
+        assert cas.seen[0][1].method == "las/tcp"
+    assert found.stdout == "ran\n", found.stderr
+    assert "Unable to connect to LAS" not in found.stderr
+
+
+def test_socket_is_preferred(crannog_run: Run, las: LasServer) -> None:
+    with FakeCas(configure("echo", "ran")) as cas:
+        found = crannog_run(
+            ["echo"],
+            **attested(cas, CRANNOG_LAS_SOCKET=str(las.socket_path), SCONE_LAS_ADDR="127.0.0.1:1"),
+        )
+        assert cas.seen[0][1].method == "las/unix"
+        assert cas.seen[0][1].cas == cas.address
+    assert found.stdout == "ran\n", found.stderr
+
+
+def test_las_is_told_and_a_refused_start_is_not(
+    crannog_run: Run, las: LasServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crannog.exchange.las import LasServer as End
+
+    told: list[str] = []
+    noted = End.noted
+
+    def note(self: End) -> bytes:
+        told.append("configured")
+        return noted(self)
+
+    monkeypatch.setattr(End, "noted", note)
+    for answer, expected in ((refuse("no"), 0), (configure("true"), 1)):
+        with FakeCas(answer) as cas:
+            crannog_run(["true"], **attested(cas, CRANNOG_LAS_SOCKET=str(las.socket_path)))
+        assert len(told) == expected
+
+
+def test_las_that_went_away_is_not_replaced(crannog_run: Run, las: LasServer) -> None:
+    host, port = las.address
+    las.stop()
+    with FakeCas(configure("echo", "ran")) as cas:
+        found = crannog_run(["echo"], **attested(cas, SCONE_LAS_ADDR=f"{host}:{port}"))
+        assert cas.seen == []
+    assert (found.returncode, found.stdout) == (75, "")
