@@ -8,8 +8,8 @@ stays what it is.
 
 `$$` is left alone, and with it every `$$SCONE::…$$`; `${VAR}` is not a template and is left alone
 too. Variables stand in values, not in keys or comments. What a variable holds becomes part of that
-one value and cannot add keys or lines; it is not searched for further variables. A value that
-becomes `~` altogether is null, as in `predecessor: $PREDECESSOR`.
+one value and cannot add keys or lines; it is not searched for further variables. A value without
+quotes that becomes `~` altogether is null, as in `predecessor: $PREDECESSOR`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _replace(
         return None
     parts.append(scalar.text[position:])
     value = "".join(parts)
-    if value == "~" or _PLAIN.match(value):
+    if scalar.plain and (value == "~" or (_PLAIN.match(value) and value.lower() != "null")):
         return value
     # A block ends with its line; what follows begins on the next.
     ending = "\n" if text[scalar.mark.index : scalar.end.index].endswith("\n") else ""

@@ -86,6 +86,13 @@ def test_a_value_that_is_a_tilde_is_null() -> None:
     assert found.is_null
 
 
+def test_a_quoted_tilde_and_the_word_null_are_texts() -> None:
+    for text, given in ((b"k: '$A'\n", "~"), (b"k: |-\n  $A\n", "~"), (b"k: $A\n", "null")):
+        found = parse(expand(text, {"A": given})).entries[0][1]
+        assert isinstance(found, Scalar)
+        assert (found.text, found.is_null) == (given, False)
+
+
 def test_what_follows_a_block_stays_where_it_was() -> None:
     text = b"a: |\n  one $A\n  two\n\nb: >\n  $A\nc: plain\n   $A\nd: end\n"
     root = parse(expand(text, {"A": "é\n1"}))
