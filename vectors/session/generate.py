@@ -525,6 +525,14 @@ INVALID: dict[str, tuple[str, str]] = {
         secret("kind: private-key\nexport_public: true"),
     ),
     "secret-flag": ("yes is no flag", secret("kind: ascii\nexport_public: yes")),
+    "secret-migrate-ascii": (
+        "ascii values are kept unless migrate says never",
+        secret("kind: ascii\nmigrate: false"),
+    ),
+    "secret-migrate-x509": (
+        "certificates are always issued anew",
+        secret("kind: x509\nprivate_key: K\nmigrate: never", more=KEYED),
+    ),
     "secret-x509-no-key": ("a 0.3 certificate without private_key", secret("kind: x509")),
     "secret-x509-key-unknown": (
         "a private key that is not there",

@@ -158,7 +158,7 @@ def _secret(context: Context, fields: Fields, name: str, kind: SecretKind) -> Se
             "a private key cannot be public",
             suggestion="export the certificate",
         )
-    migrate = _migrate(context, fields)
+    migrate = _migrate(context, fields, kind)
     value = _value(context, fields, kind)
     match kind:
         case SecretKind.ASCII | SecretKind.BINARY:
@@ -271,11 +271,13 @@ def _key_type(context: Context, fields: Fields) -> KeyType | None:
     return KeyType(text) if text else KeyType.P256
 
 
-def _migrate(context: Context, fields: Fields) -> Migrate:
+def _migrate(context: Context, fields: Fields, kind: SecretKind) -> Migrate:
     node = fields.get("migrate")
-    if node is None:
+    if node is None or "migrate" not in _PARAMETERS[kind]:
         return Migrate.DEFAULT
-    text = context.choice(node, fields.path_of("migrate"), ("true", "false", "never"))
+    # Other kinds keep their value anyway; `false` there could be taken for `never`.
+    choices = ("true", "false", "never") if kind is SecretKind.PRIVATE_KEY else ("never",)
+    text = context.choice(node, fields.path_of("migrate"), choices)
     return {"true": Migrate.ALWAYS, "never": Migrate.NEVER}.get(text, Migrate.DEFAULT)
 
 

@@ -123,7 +123,7 @@ def secrets(draw: st.DrawFn, name: str, keys: tuple[str, ...], language: Languag
         )
     value = draw(st.one_of(st.none(), texts(1) if kind is SecretKind.ASCII else digests(3)))
     size = draw(st.integers(1, 65536)) if value is None else None
-    migrate = draw(st.sampled_from(Migrate))
+    migrate = draw(st.sampled_from((Migrate.DEFAULT, Migrate.NEVER)))
     return Secret(name, kind, value=value, size=size, export_public=public, migrate=migrate)
 
 
