@@ -178,22 +178,23 @@ class Root:
         if descriptor is None:
             return None
         try:
-            size = os.fstat(descriptor).st_size
-            if size > limit:
-                raise TooLarge(f"{path} has {size} bytes, expected at most {limit}")
-            # In one piece where it is what it says; /proc and a growing file are not.
-            parts = [os.read(descriptor, size + 1)]
-            length = len(parts[0])
-            while parts[-1] and length <= limit:
-                parts.append(os.read(descriptor, min(_SMALL, limit + 1 - length)))
-                length += len(parts[-1])
-        except OSError as error:
-            raise _unreadable(path, error) from error
+            return _read_open(descriptor, path, limit)
         finally:
             os.close(descriptor)
-        if length > limit:
-            raise TooLarge(f"{path} has more than {limit} bytes")
-        return b"".join(parts)
+
+    def read_digested(self, path: str, *, limit: int) -> bytes | None:
+        """As `read`; the digest of these same bytes is what `digest` then knows of the file."""
+        descriptor = self.open_regular(path)
+        if descriptor is None:
+            return None
+        try:
+            before = identify(descriptor)
+            data = _read_open(descriptor, path, limit)
+            if identify(descriptor) == before and len(data) == before.size:
+                self._digests[before] = hashlib.sha256(data).digest()
+            return data
+        finally:
+            os.close(descriptor)
 
     def digest(self, path: str) -> FileDigest | None:
         """SHA-256 of the regular file at `path`, None where there is none; each inode read once."""
@@ -345,6 +346,24 @@ def _sha256(descriptor: int, size: int) -> bytes:
         return digest.digest()
     with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def _read_open(descriptor: int, path: str, limit: int) -> bytes:
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > limit:
+            raise TooLarge(f"{path} has {size} bytes, expected at most {limit}")
+        # In one piece where it is what it says; /proc and a growing file are not.
+        parts = [os.read(descriptor, size + 1)]
+        length = len(parts[0])
+        while parts[-1] and length <= limit:
+            parts.append(os.read(descriptor, min(_SMALL, limit + 1 - length)))
+            length += len(parts[-1])
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if length > limit:
+        raise TooLarge(f"{path} has more than {limit} bytes")
+    return parts[0] if len(parts[0]) == length else b"".join(parts)
 
 
 def _unreadable(path: str, error: OSError) -> Misconfigured:

@@ -53,7 +53,7 @@ def openssl_directory(data: bytes) -> str | None:
 
 def library_bytes(root: Root, path: str) -> bytes:
     """A library's bytes, to look for compiled-in paths in them; empty where it is not there."""
-    return root.read(path, limit=_LIBRARY_LIMIT) or b""
+    return root.read_digested(path, limit=_LIBRARY_LIMIT) or b""
 
 
 def libc_files(root: Root, data: bytes) -> Iterator[str]:
