@@ -204,3 +204,17 @@ def test_where_a_debugger_holds_the_process_listings_still_work(world: World) ->
         "/usr/bin/strace", "-f", "-o", "/dev/null", "/bin/sh", "-c", f"ls {world.app} | wc -l"
     )
     assert done.out.strip() == "3000", done.err
+
+
+@pytest.mark.parametrize(("what", "rounds"), [("exec", 60), ("kill", 60), ("stop", 100)])
+def test_a_process_that_is_replaced_killed_or_stopped_while_it_lists(
+    world: World, what: str, rounds: int
+) -> None:
+    """A thread that dies while it is traced has to be let go, or execve and wait never end."""
+    for index in range(300):
+        world.add(f"name-{index}", "")
+    program = world.base / "killed"
+    compile_program("list_killed.c", program)
+    world.protect()
+    done = world.run(program, what, str(rounds), world.app, timeout=60)
+    assert (done.status, done.out) == (0, "done\n"), done.err

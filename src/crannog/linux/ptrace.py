@@ -7,8 +7,10 @@ waits, its call is answered with an error, and where it stops on its way back it
 so that it makes the call we want.
 
 What is decided here: only how. The thread must be a descendant (Yama 1) of our user and dumpable;
-no capability is needed. Nothing is ever waited for with `wait`: the status of our own child belongs
-to who reaps it, so a stop is seen by the registers becoming readable.
+no capability is needed. A stop is not waited for with `wait`, since the status of our own child
+belongs to who reaps it; it is seen by the registers becoming readable. A thread that dies while it
+is ours has to be reaped by us, though, unless it is our own child: until then its process cannot
+execute anything else, and its parent does not learn of its end.
 
 x86-64 is tested. The arm64 layout (`user_pt_regs`, `svc` of four bytes) follows
 arch/arm64/include/uapi/asm/ptrace.h and has not been run.
@@ -21,6 +23,7 @@ import errno
 import os
 import platform
 import struct
+import threading
 import time
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -46,6 +49,8 @@ NT_PRSTATUS: Final = 1
 
 _PATIENCE_SECONDS: Final = 20.0
 _SPINS: Final = 200
+_PAUSE_SECONDS: Final = 0.5e-3
+_WALL: Final = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -241,14 +246,17 @@ class Seized:
         if not self._attached:
             return
         self._attached = False
-        try:
-            self._request(PTRACE_DETACH, 0, 0)
-        except ProcessLookupError:
+        for _ in range(2):
             try:
-                self.wait()
                 self._request(PTRACE_DETACH, 0, 0)
             except ProcessLookupError:
-                return  # it is dead
+                try:
+                    self.wait()
+                except ProcessLookupError:
+                    break
+            else:
+                return
+        _bury(self.tid)
 
     def _request(self, request: int, address: int, data: int) -> None:
         if _libc.ptrace(request, self.tid, address, data) < 0:
@@ -260,10 +268,43 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _gone(tid: int) -> bool:
-    """Whether the thread is dead: it has no entry any more, or only a zombie's."""
+class _Condition(NamedTuple):
+    dead: bool
+    ours: bool
+    own_child: bool
+
+
+def _condition(tid: int) -> _Condition | None:
+    """How it is with a thread that this thread traces; None where it has no entry any more."""
     try:
-        with open(f"/proc/{tid}/stat", "rb") as status:
-            return status.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except OSError:
-        return True
+        with open(f"/proc/{tid}/status", "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file.read().split(b"\n") if b":" in line)
+        return _Condition(
+            dead=fields[b"State"].split()[0] in (b"Z", b"X"),
+            # Where another thread of its process executes, that one takes over the number.
+            ours=int(fields[b"TracerPid"]) == threading.get_native_id(),
+            own_child=int(fields[b"Tgid"]) == tid and int(fields[b"PPid"]) == os.getpid(),
+        )
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def _gone(tid: int) -> bool:
+    condition = _condition(tid)
+    return condition is None or condition.dead or not condition.ours
+
+
+def _bury(tid: int) -> None:
+    """Reap a dead thread that we trace, so that its process and its parent can go on."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        condition = _condition(tid)
+        if condition is None or not condition.ours or condition.own_child:
+            return
+        try:
+            if os.waitpid(tid, os.WNOHANG | _WALL)[0] == tid:
+                return
+        except ChildProcessError:
+            return
+        # A first thread can be reaped only when the others of its process have ended as well.
+        time.sleep(_PAUSE_SECONDS)
