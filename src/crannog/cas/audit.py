@@ -129,13 +129,15 @@ def export_audit_log(path: Path, *, keys: KeyProvider, after: int = 0) -> Iterat
         derived = derive_keys(master, _identity(connection))
         state = read_state(connection, derived, where=keys.describe())
         previous, number = GENESIS, 0
-        for sequence, record, mac in read_audit(connection):
-            number += 1
-            if sequence != number or not same(mac, audit_mac(derived, previous, sequence, record)):
-                raise IntegrityError(f"audit record {number} is not authentic or missing")
-            previous = mac
-            if number > after:
-                yield encode_json({**decode_record(record), "seq": number, "mac": mac.hex()})
+        with typed_columns("an audit record"):
+            for sequence, record, mac in read_audit(connection):
+                number += 1
+                expected = audit_mac(derived, previous, sequence, record)
+                if sequence != number or not same(mac, expected):
+                    raise IntegrityError(f"audit record {number} is not authentic or missing")
+                previous = mac
+                if number > after:
+                    yield encode_json({**decode_record(record), "seq": number, "mac": mac.hex()})
         if number != state.audit:
             raise IntegrityError(f"the audit log ends at {number}, expected {state.audit}")
 

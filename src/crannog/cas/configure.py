@@ -32,6 +32,38 @@ MAX_VALUES = 16 * 1024 * 1024
 """Bytes of secrets in one configuration, each counted as often as it is referred to."""
 
 
+class Budget:
+    """How many bytes of secrets may still be put in.
+
+    References are short and secrets may be long, so many references to one secret, each within its
+    own bound, are bounded together: within one service, and where all services of a session are
+    rehearsed, over all of them.
+    """
+
+    def __init__(self, limit: int = MAX_VALUES) -> None:
+        self._limit = limit
+        self._left = limit
+
+    def bounded(self, lookup: Lookup) -> Lookup:
+        """`lookup`, counting what it gives; raises `TooLarge` when nothing is left."""
+
+        def counted(name: str, suffix: str) -> bytes:
+            value = lookup(name, suffix)
+            self.spend(len(value))
+            return value
+
+        return counted
+
+    def spend(self, size: int) -> None:
+        """Take `size` bytes away; `TooLarge` when there are not so many left."""
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge(
+                f"SCONE value replacement gives more than {self._limit} bytes",
+                hint="refer to large secrets less often",
+            )
+
+
 def configure(
     session: Session,
     service: Service,
@@ -40,6 +72,7 @@ def configure(
     session_hash: str,
     level: Level,
     mrenclave: bytes,
+    budget: Budget | None = None,
 ) -> Configuration:
     """What `service` gets.
 
@@ -50,6 +83,7 @@ def configure(
         session_hash: the version's hash, 64 hex.
         level: the level at which the evidence was accepted.
         mrenclave: the measurement that was accepted.
+        budget: shared with other services; None for one of `MAX_VALUES`.
 
     Raises:
         SubstitutionFailed: a secret cannot stand where the session puts it.
@@ -57,7 +91,7 @@ def configure(
         TooLarge: more than a program can be given (`crannog.exchange.configuration`).
         Unsupported: a file without content, which would be read on the program's machine.
     """
-    lookup = _bounded(values.lookup)
+    lookup = (budget or Budget()).bounded(values.lookup)
     argv = tuple(
         substitute_argument(position, text, lookup) for position, text in enumerate(service.command)
     )
@@ -77,24 +111,6 @@ def configure(
     )
     _check_limits(configuration, service)
     return configuration
-
-
-def _bounded(lookup: Lookup) -> Lookup:
-    """Many references to one large secret, each within its own bound, are bounded together."""
-    left = MAX_VALUES
-
-    def counted(name: str, suffix: str) -> bytes:
-        nonlocal left
-        value = lookup(name, suffix)
-        left -= len(value)
-        if left < 0:
-            raise TooLarge(
-                f"SCONE value replacement gives more than {MAX_VALUES} bytes",
-                hint="refer to large secrets less often",
-            )
-        return value
-
-    return counted
 
 
 def _files(image: Image | None, lookup: Lookup) -> tuple[File, ...]:

@@ -1,7 +1,8 @@
 """Session versions that are loaded, unsealed and ready: what makes an attestation cheap.
 
 A version never changes, so neither does what is prepared of it, but for certificates of limited
-validity. Bounded: the least recently used version is dropped, and read again when it is wanted.
+validity. Bounded in number and size, since anybody may post sessions: the least recently used
+version is dropped, and read again when it is wanted; a large configuration is made each time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from crannog.session.document import Session
 from crannog.session.load import load_stored
 
 MAX_PREPARED = 1024
+MAX_COST = 256 * 1024 * 1024
+MAX_KEPT = 256 * 1024
 _NOTHING = bytes(32)
 
 
@@ -51,6 +54,12 @@ class Prepared:
         self._launchers = launchers
         self._random = random
         self._services: dict[str, tuple[Configuration, datetime | None]] = {}
+        # What of it lies in memory, roughly: a loaded document is some times as long as its text.
+        self.cost = 4 * len(text) + sum(
+            len(value)
+            for group in (bundle.values, bundle.keys, bundle.certificates)
+            for value in group.values()
+        )
         self._required: dict[tuple[str, Level], Requirements] = {}
 
     def values(self, now: datetime) -> Values:
@@ -92,8 +101,11 @@ class Prepared:
             level=minimum,
             mrenclave=_NOTHING,
         )
-        # Two threads may both get here; either result is right.
-        self._services[name] = (configuration, values.fresh_until)
+        size = _size(configuration)
+        if size <= MAX_KEPT:
+            # Two threads may both get here; either result is right.
+            self._services[name] = (configuration, values.fresh_until)
+            self.cost += size
         return configuration, required
 
 
@@ -145,6 +157,14 @@ class PreparedSessions:
         )
         with self._lock:
             self._found[version.hash] = prepared
-            while len(self._found) > MAX_PREPARED:
-                self._found.popitem(last=False)
+            cost = sum(one.cost for one in self._found.values())
+            while len(self._found) > 1 and (len(self._found) > MAX_PREPARED or cost > MAX_COST):
+                cost -= self._found.popitem(last=False)[1].cost
         return prepared
+
+
+def _size(configuration: Configuration) -> int:
+    strings = sum(len(text) for text in configuration.argv) + sum(
+        len(name) + len(value) for name, value in configuration.environment
+    )
+    return strings + sum(len(file.content) for file in configuration.files)

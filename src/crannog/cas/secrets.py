@@ -194,6 +194,7 @@ class Values:
         self._authority = authority
         self._now = now
         self._random = random
+        self._renewals: dict[str, x509.Certificate] = {}
         self.fresh_until: datetime | None = None
         """When `lookup` may answer differently; None for never. Grows earlier with each lookup."""
 
@@ -275,7 +276,9 @@ class Values:
         renew = timedelta(seconds=secret.valid_for * 2 / 3)
         started = found.not_valid_before_utc + profiles.SKEW
         if self._now >= started + renew:
-            found = self._renewed(secret)
+            # One for all references: a chain has to end in the certificate beside it.
+            renewed = self._renewals.get(secret.name) or self._renewed(secret)
+            found = self._renewals[secret.name] = renewed
             started = self._now
         until = started + renew
         self.fresh_until = min(self.fresh_until or until, until)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crannog.cas.changes import widened
-from crannog.cas.configure import configure
+from crannog.cas.configure import Budget, configure
 from crannog.cas.keys import KeyProvider
 from crannog.cas.prepared import Prepared, PreparedSessions
 from crannog.cas.refusals import may_know
@@ -59,6 +59,10 @@ Clock = Callable[[], datetime]
 NOT_TRUSTWORTHY = "The program enclave is not trustworthy"
 NO_CONFIGURATION = "Failed to retrieve service attestation configuration"
 _NOTHING = bytes(32)
+
+MAX_REHEARSED = 64 * 1024 * 1024
+"""Bytes of secrets in all configurations of one session: anybody may post a session, and services
+that share an image multiply what it holds."""
 
 
 class Created(NamedTuple):
@@ -472,16 +476,19 @@ class CasService:
         )
 
     def _rehearse(self, session: Session, bundle: Bundle, new_hash: str, now: datetime) -> None:
+        budget = Budget(MAX_REHEARSED)
         for service in session.services:
             values = Values(session, bundle, self._authority, now=now, random=self._random)
-            configure(
+            rehearsed = configure(
                 session,
                 service,
                 values,
                 session_hash=new_hash,
                 level=Level.SIMULATION,
                 mrenclave=_NOTHING,
+                budget=budget,
             )
+            budget.spend(sum(len(file.content) for file in rehearsed.files))
 
 
 def _stored_record(

@@ -10,7 +10,6 @@ from sqlalchemy.schema import CreateTable
 from crannog.cas.store import database, schema
 from tests.unit.cas.support import opened
 
-
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # the library is not typed there
 
 

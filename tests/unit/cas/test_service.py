@@ -21,6 +21,7 @@ from crannog.errors import (
     IntegrityError,
     Misconfigured,
     NotFound,
+    TooLarge,
     Unauthenticated,
     Unsupported,
     chain,
@@ -510,3 +511,28 @@ def test_many_sessions_at_once_from_many_threads(cas: CasService) -> None:
     for thread in threads:
         thread.join()
     assert problems == []
+
+
+def test_services_that_share_an_image_do_not_multiply_without_bound(cas: CasService) -> None:
+    contents = "$$SCONE::A$$" * 100
+    services = "\n".join(
+        f"  - {{name: s{n}, image_name: i, mrenclaves: [{MRENCLAVE}], command: a}}"
+        for n in range(500)
+    )
+    document = (
+        f'name: s\nversion: "0.3"\nservices:\n{services}\n'
+        f'images:\n  - name: i\n    injection_files: [{{path: /a, content: "{contents}"}}]\n'
+        "secrets: [{name: A, kind: ascii, size: 40000}]\n"
+    )
+    with pytest.raises(TooLarge, match="more than 67108864 bytes"):
+        cas.create_session(document.encode(), ALICE)
+
+
+def test_a_large_configuration_is_made_each_time_and_right(cas: CasService) -> None:
+    variables = "\n      ".join(f"V{n}: $$SCONE::A$$" for n in range(10))
+    cas.create_session(
+        session(environment=variables, secrets="  - {name: A, kind: ascii, size: 60000}"), ALICE
+    )
+    first = attest(cas)
+    assert len(dict(first.environment)["V9"]) == 60000
+    assert attest(cas) == first

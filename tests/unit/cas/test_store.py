@@ -337,3 +337,14 @@ def test_a_log_longer_than_what_is_verified_at_start_opens(tmp_path: Path) -> No
         reading.verify_tail(connection, store._keys, store._state, tail=tail)
     connection.close()
     store.close()
+
+
+def test_the_same_database_by_another_name_is_refused_too(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "cas.db").symlink_to(tmp_path / "cas.db")
+    (tmp_path / "link" / "master.key").symlink_to(tmp_path / "master.key")
+    with pytest.raises(Conflict, match="one CAS per database"):
+        opened(tmp_path / "link", level=None)
+    store.close()
+    opened(tmp_path / "link", level=None).close()

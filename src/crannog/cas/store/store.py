@@ -249,6 +249,8 @@ def open_store(
     """
     with database.failures(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The lock lies beside the file itself, whatever link it was named by.
+        path = path.resolve()
     with contextlib.ExitStack() as undo:
         lock = database.Lock(path)
         undo.callback(lock.release)
