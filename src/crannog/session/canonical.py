@@ -264,7 +264,8 @@ def _security_text(security: Security) -> dict[str, Json]:
     return text
 
 
-# libyaml's emitter: a megabyte takes 10 ms, the pure one half a second and more.
+# libyaml's emitter: a megabyte takes 10 ms, the pure one half a second and more. Without libyaml no
+# session is loaded (tree.py), so that none is written.
 _BaseDumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 

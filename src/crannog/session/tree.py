@@ -5,7 +5,8 @@ aliases, tags, merge keys, duplicate keys and further documents are refused. The
 the parser's events on a stack of our own, so that depth and number of nodes are counted before
 anything is built and nothing recurses: a YAML bomb costs no more than its own bytes.
 
-Uses libyaml's scanner: it is linear in the input. Marks count characters.
+libyaml's scanner is needed: it is linear in the input, and the pure one of PyYAML loses characters
+(a NEL becomes a line end), which would change a hash. Marks count characters.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NoReturn, Protocol, TypeAlias
 
 import yaml
 
-from crannog.errors import TooLarge
+from crannog.errors import TooLarge, Unsupported
 from crannog.session.problems import Problem, SessionInvalid, quoted
 
 MAX_BYTES = 1024 * 1024
@@ -27,7 +28,7 @@ MAX_NODES = 20_000
 # A path becomes a map with defaults, a command a list: a text that was written again has more.
 MAX_RENDERED_NODES = 8 * MAX_NODES
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader: type[yaml.SafeLoader] | None = getattr(yaml, "CSafeLoader", None)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _DIRECTIVE = re.compile("(?:\\A|[\n\r\x85\u2028\u2029])\ufeff*%")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -78,7 +79,7 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 class _HasPlace(Protocol):
-    """The marks of libyaml and of the pure scanner, which share no class."""
+    """The marks of PyYAML's two scanners, which share no class."""
 
     line: int
     column: int
@@ -106,7 +107,13 @@ def parse(data: bytes, *, limit: int = MAX_BYTES, nodes: int = MAX_NODES) -> Map
         TooLarge: more than `limit` bytes.
         SessionInvalid: not UTF-8, not YAML, or YAML that the language does not use; the first such
             thing only, as what follows could not be trusted.
+        Unsupported: PyYAML was built without libyaml.
     """
+    if _Loader is None:
+        raise Unsupported(
+            "this PyYAML was built without libyaml, which sessions need",
+            hint="install PyYAML from its binary package",
+        )
     if len(data) > limit:
         raise TooLarge(f"session has {len(data)} bytes, expected at most {limit}")
     text = _decoded(data)
@@ -119,7 +126,7 @@ def parse(data: bytes, *, limit: int = MAX_BYTES, nodes: int = MAX_NODES) -> Map
         line = text.count("\n", 0, directive.end()) + 1
         _refuse(Mark(line, 1, 0), "directives (%YAML, %TAG) are not part of the session language")
     try:
-        roots = list(_roots(text, nodes))
+        roots = list(_roots(text, nodes, _Loader))
     except yaml.MarkedYAMLError as error:
         _refuse(_mark(error.problem_mark or error.context_mark), _said(error))
     except yaml.reader.ReaderError as error:
@@ -127,9 +134,6 @@ def parse(data: bytes, *, limit: int = MAX_BYTES, nodes: int = MAX_NODES) -> Map
         _refuse(Mark(line, 1, 0), "the document holds a character that YAML does not allow")
     except yaml.YAMLError:
         _refuse(Mark(1, 1, 0), "the document is not YAML")
-    except (ValueError, OverflowError):
-        # The pure scanner turns an escape beyond Unicode's end into one of these.
-        _refuse(Mark(1, 1, 0), "the document holds an escape that is no character")
     root = roots[0] if roots else None
     if root is None or (isinstance(root, Scalar) and root.is_null):
         _refuse(Mark(1, 1, 0), "the document is empty, expected a session")
@@ -148,12 +152,12 @@ def _decoded(data: bytes) -> str | int:
         return error.start
 
 
-def _roots(text: str, nodes: int) -> Iterator[Node]:
+def _roots(text: str, nodes: int, loader: type[yaml.SafeLoader]) -> Iterator[Node]:
     """The root of each document; a second one is refused."""
     stack: list[_Open] = []
     count = 0
     documents = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -214,7 +218,7 @@ def _key(node: Node, parent: _Open) -> Scalar:
 def _scalar(event: yaml.ScalarEvent, mark: Mark) -> Scalar:
     if _SURROGATE.search(event.value):
         _refuse(mark, "a text holds half of a character (a lone surrogate)")
-    # libyaml and the pure scanner agree on implicit[0]: plain and without a tag.
+    # implicit[0]: plain and without a tag.
     block = event.style in ("|", ">")
     return Scalar(event.value, bool(event.implicit[0]), block, mark, _mark(event.end_mark))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from crannog.errors import chain
+from crannog.errors import Unsupported, chain
 from crannog.levels import Level
+from crannog.session import tree
 from crannog.session.canonical import render
 from crannog.session.document import Keyword, Language, Migrate, SecretKind
 from crannog.session.load import load_session, load_stored
@@ -294,6 +295,13 @@ def test_a_byte_order_mark_is_taken() -> None:
 
 def test_line_ends_of_other_systems_are_taken() -> None:
     assert load('name: s\r\nversion: "0.2"\r\n').version == "0.2"
+
+
+def test_without_libyaml_no_session_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pure scanner reads some texts differently, so hashes would differ by machine."""
+    monkeypatch.setattr(tree, "_Loader", None)
+    with pytest.raises(Unsupported, match="libyaml"):
+        load_session(b"name: s\n")
 
 
 def test_utf_16_is_refused() -> None:
