@@ -18,7 +18,6 @@ def host_environment(**more: str) -> dict[str, str]:
     """What every test's launcher finds; no LAS, no CAS, no patience unless the test says so."""
     return {
         "PATH": "/usr/bin:/bin",
-        "CRANNOG_LAS_SOCKET": "/nonexistent/las",
         "CRANNOG_RETRY_SECONDS": "0",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path.endswith("/src")),
         **more,

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from crannog.evidence.statement import Statement
+from crannog.exchange.attestation import Evidence
+from crannog.exchange.configuration import Configuration
+from crannog.exchange.refusal import Refusal
 from crannog.wire import encode_json, frame
 from tests.launcher.conftest import LAUNCHER, Run, host_environment
 from tests.launcher.fake_cas import SESSION_HASH, FakeCas, configure, refuse
@@ -286,3 +290,48 @@ def test_missing_fspf_of_the_session_is_named(crannog_run: Run) -> None:
         found = crannog_run(["echo"], **attested(cas))
     assert found.returncode == 78
     assert "/nonexistent.fspf" in found.stderr
+
+
+def test_sessions_text_does_not_depend_on_the_hosts_locale(crannog_run: Run) -> None:
+    script = "import os; print(os.environb[b'GREETING'], os.fsencode(os.sys.argv[1]))"
+    answer = configure("python3", "-c", script, "→ü", environment={"GREETING": "é→"})
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    with FakeCas(answer) as cas:
+        found = crannog_run(["/usr/bin/python3"], **attested(cas, **ascii_only))
+    assert found.stdout == f"{'é→'.encode()!r} {'→ü'.encode()!r}\n", found.stderr
+
+
+def test_measurement_does_not_depend_on_the_hosts_locale(crannog_run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "grüße"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    one = crannog_run([str(script)], SCONE_HASH="1")
+    other = crannog_run([str(script)], SCONE_HASH="1", **ascii_only)
+    assert one.stdout == other.stdout != "", other.stderr
+
+
+@pytest.mark.parametrize("change", ["replaced", "rewritten", "planted"])
+def test_file_that_changes_after_it_was_measured_stops_the_start(
+    crannog_run: Run, tmp_path: Path, change: str
+) -> None:
+    script = tmp_path / "venv" / "bin" / "python3"
+    script.parent.mkdir(parents=True)
+    script.symlink_to("/usr/bin/python3")
+    (tmp_path / "venv" / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    right = configure("python3", "-c", "print('ran')")
+
+    def answer(statement: Statement, evidence: Evidence) -> Configuration | Refusal | bytes | None:
+        if change == "replaced":
+            script.unlink()
+            script.symlink_to("/usr/bin/env")
+        elif change == "rewritten":
+            (tmp_path / "venv" / "pyvenv.cfg").write_text("home = /tmp/bin\n")
+        else:
+            (tmp_path / "venv" / "bin" / "pyvenv.cfg").write_text("home = /usr/bin\n")
+        return right(statement, evidence)
+
+    with FakeCas(answer) as cas:
+        found = crannog_run([str(script)], **attested(cas))
+    assert (found.returncode, found.stdout) == (78, "")
+    assert "changed after it was measured" in found.stderr

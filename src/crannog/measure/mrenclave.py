@@ -6,6 +6,7 @@ Decides how entries and settings become 64 hex digits. Leaves to `program` which
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Iterable
 from enum import IntEnum
@@ -87,4 +88,4 @@ def _optional(digest: bytes | None) -> bytes:
 
 
 def _encode(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
+    return os.fsencode(path)  # the kernel's bytes again, whatever the locale made of them

@@ -28,6 +28,7 @@ from crannog.measure.system import (
     openssl_files,
 )
 
+_IMPLICIT = ("libgcc_s.so.1",)  # pthread_exit and pthread_cancel unwind with it
 _MAX_SCRIPTS = 4  # the kernel allows five interpreters in a row
 
 
@@ -49,6 +50,8 @@ class Measurement(NamedTuple):
         prefix: what goes before the program's arguments: empty, or what `#!` lines add, from
             `argv[0]` up to and including the script's path.
         native: ELF files that may be loaded whatever SCONE_ALLOW_DLOPEN says.
+        others: the other files that are there, as they were.
+        absent: absolute paths where nothing was.
         entries: the canonical list's, sorted.
         settings: the measured settings.
         python: whether the executable is a CPython interpreter.
@@ -60,6 +63,8 @@ class Measurement(NamedTuple):
     identity: FileIdentity
     prefix: tuple[str, ...]
     native: tuple[MeasuredFile, ...]
+    others: tuple[MeasuredFile, ...]
+    absent: tuple[str, ...]
     entries: tuple[Entry, ...]
     settings: ProgramSettings
     python: bool
@@ -111,6 +116,14 @@ class _Measuring:
             for name in self._native
             if (found := digests[name]) is not None
         )
+        others = tuple(
+            MeasuredFile(name, found.identity)
+            for name, found in digests.items()
+            if found is not None and name not in self._native
+        )
+        absent = tuple(
+            name for name, found in digests.items() if found is None and name.startswith("/")
+        )
         itself = digests[executable]
         if itself is None:
             raise Misconfigured(f"{executable}: went away while it was measured")
@@ -121,6 +134,8 @@ class _Measuring:
             itself.identity,
             prefix,
             native,
+            others,
+            absent,
             entries,
             self._settings,
             is_python,
@@ -174,12 +189,12 @@ class _Measuring:
         libraries: tuple[Mapped, ...],
         interpreter: str | None,
     ) -> list[Mapped]:
-        """What nsswitch.conf makes glibc load, with what those need."""
+        """What glibc loads by itself, by nsswitch.conf or always, with what those need."""
         libc = next((each for each in libraries if "libc.so.6" in each.names), None)
         modules: list[Mapped] = []
         if libc is None:
             return modules
-        for name in nss_modules(self._root):
+        for name in (*nss_modules(self._root), *_IMPLICIT):
             found = loader.by_name(name, libc)
             if not found:
                 self._add(Role.MODULE, name)  # relative: there is no such file

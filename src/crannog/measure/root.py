@@ -235,7 +235,7 @@ class Root:
             thread.join()
         if failed:
             raise failed[min(failed)]
-        return found
+        return {path: found[path] for path in queue}
 
     def digest_open(self, descriptor: int, path: str) -> FileDigest:
         """SHA-256 of an open file, from its start; `path` names it in errors.

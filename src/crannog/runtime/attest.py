@@ -19,7 +19,7 @@ from crannog.evidence.envelope import Envelope
 from crannog.exchange.configuration import Configuration
 from crannog.exchange.las import QuoteRequest
 from crannog.runtime.log import Log
-from crannog.runtime.settings import DEFAULT_CAS, DEFAULT_LAS, Settings
+from crannog.runtime.settings import DEFAULT_CAS, DEFAULT_LAS, DEFAULT_LAS_SOCKET, Settings
 from crannog.transport.address import ENCLAVE_API_PORT, LAS_PORT, Address, parse_address
 from crannog.transport.client import Wanted, attest
 from crannog.transport.las_client import (
@@ -68,8 +68,10 @@ def find_las(
 
     A LAS that is named and cannot be reached is an error later, and never this None.
     """
-    if socket_exists(settings.las_socket):
+    if settings.las_socket is not None:
         return UnixAddress(settings.las_socket)
+    if socket_exists(DEFAULT_LAS_SOCKET):
+        return UnixAddress(DEFAULT_LAS_SOCKET)
     if settings.las is not None:
         return parse_las_address(settings.las, "SCONE_LAS_ADDR")
     if (resolves or _resolves)(DEFAULT_LAS):

@@ -106,6 +106,10 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         return error.exit_code
     except Error as error:
         return _failed(settings, start, error, log)
+    except OSError as error:
+        # Each expected one is an error of ours by now: the machine has run out of something.
+        log.fatal(f"Could not initialize: the system refused: {error.strerror or error}")
+        return EXIT_TRY_AGAIN
 
 
 def _start(

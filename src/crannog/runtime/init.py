@@ -109,8 +109,17 @@ def _forward(pid: int, arrived: signal.struct_siginfo) -> None:
 
 def _stop_along(pid: int, number: int) -> None:
     """Stop as the program did, where the terminal's user asked for it; go on together."""
-    if number not in _FROM_TERMINAL or os.getpid() == 1:
+    if number not in _FROM_TERMINAL or os.getpid() == 1 or not _has_terminal():
         return
     os.kill(os.getpid(), signal.SIGSTOP)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGCONT)
+
+
+def _has_terminal() -> bool:
+    # Without one nobody would continue us, and a signal to end would wait for that.
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

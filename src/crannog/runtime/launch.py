@@ -6,11 +6,12 @@ to its module. Nothing heavy is imported before the way that needs it is taken.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from crannog.errors import Misconfigured, Unsupported
+from crannog.errors import Misconfigured, StorageFailed, Unsupported
 from crannog.runtime.find import find_program
 from crannog.runtime.log import Log
 from crannog.runtime.plan import Start, ends_at_once, plain_program
@@ -57,7 +58,10 @@ def print_hash(settings: Settings, argv: Sequence[str], environment: Mapping[str
     """SCONE_HASH=1: 64 hex digits and a newline on stdout; nothing is run and nobody is asked."""
     measurement, root = _measure(settings, find_program(argv[0], environment))
     root.close()
-    os.write(1, measurement.mrenclave.encode() + b"\n")
+    try:
+        os.write(1, measurement.mrenclave.encode() + b"\n")
+    except OSError as error:
+        raise StorageFailed(f"cannot write to standard output: {error.strerror}") from error
     return 0
 
 
@@ -186,7 +190,7 @@ def attested_world(
         injected = {file.path: file.content for file in configuration.files}
         sealed = injected.get(reference.path)
         if sealed is None:
-            sealed = root.read(reference.path, limit=_FSPF_LIMIT)
+            sealed = root.read(os.fsdecode(reference.path.encode("utf-8")), limit=_FSPF_LIMIT)
         if sealed is None:
             raise Misconfigured(
                 f"fspf_path: {reference.path} is not there, or not a regular file",
@@ -201,7 +205,7 @@ def attested_world(
         fspf=fspf,
         fspf_path="" if reference is None else reference.path,
         files=tuple(
-            InjectedFile(os.fsencode(file.path), file.content, file.mode)
+            InjectedFile(file.path.encode("utf-8"), file.content, file.mode)
             for file in configuration.files
         ),
         allow_dlopen=settings.allow_dlopen,
@@ -255,7 +259,16 @@ def close_inherited() -> None:
 
     Where 0, 1 or 2 are closed they become /dev/null, or the next file opened would be one of them.
     """
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    try:
+        # Not up to the limit: it may have been lowered after higher ones were opened.
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    else:
+        for descriptor in descriptors:
+            if descriptor > 2:
+                with contextlib.suppress(OSError):  # the listing's own is closed already
+                    os.close(descriptor)
     while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -86,7 +86,7 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
     """
     if not configuration.argv:
         raise Misconfigured("the session's command is empty")
-    environment = dict(configuration.environment)
+    environment = {_native(name): _native(value) for name, value in configuration.environment}
     if FORBIDDEN_VARIABLE in environment:
         raise Misconfigured(
             f"the session sets {FORBIDDEN_VARIABLE} in the program's environment",
@@ -94,7 +94,7 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
         )
     environment.setdefault("PATH", DEFAULT_PATH)
     environment.setdefault("HOME", DEFAULT_HOME)
-    first, rest = configuration.argv[0], configuration.argv[1:]
+    first, *rest = map(_native, configuration.argv)
     warnings: list[str] = []
     if os.path.basename(first) != os.path.basename(measurement.program):
         warnings.append(
@@ -109,7 +109,7 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
         argv = (*measurement.prefix, *rest)
     else:
         argv = (first if "/" in first else measurement.program, *rest)
-    return Program(argv, environment, configuration.pwd or "/", tuple(warnings))
+    return Program(argv, environment, _native(configuration.pwd or "/"), tuple(warnings))
 
 
 def plain_program(
@@ -120,6 +120,14 @@ def plain_program(
     if measurement is not None and measurement.prefix:
         arguments = (*measurement.prefix, *argv[1:])
     return Program(arguments, environment, None)
+
+
+def _native(text: str) -> str:
+    """`text` such that the program gets it in UTF-8, whatever locale the launcher was started in.
+
+    The locale is the host's; the session's text must not depend on it.
+    """
+    return os.fsdecode(text.encode("utf-8"))
 
 
 def ends_at_once(argv: Sequence[str], *, input_is_null: bool) -> str | None:

@@ -79,7 +79,7 @@ class Settings(NamedTuple):
         config_id: what is asked of the CAS; None for a plain start.
         cas: SCONE_CAS_ADDR as given, or None.
         las: SCONE_LAS_ADDR as given, or None.
-        las_socket: path of the LAS's Unix socket, preferred where it exists.
+        las_socket: path of the LAS's Unix socket, preferred; None looks at the usual place.
         service_access_token: a secret, or None.
         fspf: direct use of the file shield, or None.
         cas_key: CRANNOG_CAS_KEY as given: the pin of the CAS's key.
@@ -99,7 +99,7 @@ class Settings(NamedTuple):
     config_id: ConfigId | None = None
     cas: str | None = None
     las: str | None = None
-    las_socket: str = DEFAULT_LAS_SOCKET
+    las_socket: str | None = None
     service_access_token: str | None = None
     fspf: DirectFspf | None = None
     cas_key: str | None = None
@@ -223,9 +223,9 @@ def _config_id(text: str) -> ConfigId | None:
     return parse_config_id(text) if text else None
 
 
-def _socket(text: str) -> str:
+def _socket(text: str) -> str | None:
     if not text:
-        return DEFAULT_LAS_SOCKET
+        return None
     if not text.startswith("/") or len(text.encode("utf-8", "surrogateescape")) > 107:
         raise Misconfigured(
             f"CRANNOG_LAS_SOCKET is {text[:120]!r}, expected an absolute path of at most 107 bytes"

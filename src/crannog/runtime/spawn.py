@@ -80,25 +80,34 @@ def run_in_place(path: str, program: Program) -> NoReturn:
 
 
 def open_measured(root: Root, measurement: Measurement) -> int:
-    """A descriptor of the measured executable, after a last look at every native file.
+    """A descriptor of the measured executable, after a last look at everything measured.
+
+    The CAS may have taken its time: what was there has to be there unchanged, and where nothing
+    was there still has to be nothing.
 
     Raises:
-        Misconfigured: one of them is not what was measured any more.
+        Misconfigured: something is not what was measured any more.
     """
     from crannog.measure.root import identify
 
+    for path in measurement.absent:
+        if root.is_regular(path):
+            raise _changed(path)
     executable = -1
-    for measured in measurement.native:
+    for measured in (*measurement.native, *measurement.others):
         descriptor = root.open_regular(measured.path)
         if descriptor is None or identify(descriptor) != measured.identity:
-            raise Misconfigured(
-                f"{measured.path}: changed after it was measured",
-                hint="is the image being changed while it runs?",
-            )
-        if measured.path == measurement.executable:
+            raise _changed(measured.path)
+        if measured.path == measurement.executable and executable < 0:
             executable = descriptor
         else:
             os.close(descriptor)
     if executable < 0:
         raise ValueError("the executable is not among the measured files")
     return executable
+
+
+def _changed(path: str) -> Misconfigured:
+    return Misconfigured(
+        f"{path}: changed after it was measured", hint="is the image being changed while it runs?"
+    )

@@ -28,8 +28,14 @@ def las(settings: Settings, *, socket: bool, resolves: bool) -> object:
 
 
 def test_socket_is_preferred_to_the_address() -> None:
+    assert las(Settings(las="host"), socket=True, resolves=True) == UnixAddress(
+        "/run/crannog/las/socket"
+    )
+
+
+def test_named_socket_that_is_not_there_is_not_replaced() -> None:
     settings = Settings(las="host", las_socket="/s")
-    assert las(settings, socket=True, resolves=True) == UnixAddress("/s")
+    assert las(settings, socket=False, resolves=True) == UnixAddress("/s")
 
 
 def test_named_las_is_asked_without_looking_whether_it_resolves() -> None:

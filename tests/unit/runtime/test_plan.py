@@ -25,7 +25,7 @@ def measurement(program: str = "/usr/bin/python3", prefix: tuple[str, ...] = ())
     identity = FileIdentity(1, 2, 3, 4, 5)
     executable = prefix[0] if prefix else program
     return Measurement(
-        "00" * 32, program, executable, identity, prefix, (), (), ProgramSettings(), True
+        "00" * 32, program, executable, identity, prefix, (), (), (), (), ProgramSettings(), True
     )
 
 
