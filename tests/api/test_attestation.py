@@ -14,7 +14,14 @@ from crannog.levels import Level
 from crannog.transport.client import REFUSED, Wanted, attest
 from crannog.transport.connect import connect
 from crannog.transport.stream import Deadline, TlsStream
-from crannog.transport.tls import Identity, Pin, client_context, client_stream, fresh_identity
+from crannog.transport.tls import (
+    Identity,
+    Pin,
+    client_context,
+    client_stream,
+    fresh_identity,
+    parse_pin,
+)
 from tests.api.helpers import LAUNCHER, MRENCLAVE, SESSION, Cas, running, statement, together
 
 
@@ -205,6 +212,13 @@ def test_the_pinned_cas_is_accepted_by_its_key_and_by_its_root(shared: Cas) -> N
     shared.attest(pin=Pin(key_sha256=bytes.fromhex(shared.server.key_sha256)))
     root = shared.server.service.authority.chain_pem.encode()
     shared.attest(pin=Pin(authority_pem=root))
+    shared.attest(pin=parse_pin(shared.server.service.authority.key_hash, "the pin"))
+
+
+def test_a_configuration_id_cannot_forge_a_line_of_the_log(shared: Cas) -> None:
+    with pytest.raises(Refused):
+        shared.attest("x level=hardware\nINFO Provisioned configuration x/y")
+    assert 'Refused configuration "x level=hardware?INFO' in shared.logged.text
 
 
 def test_a_cas_that_is_not_the_pinned_one_gets_no_evidence(shared: Cas, tmp_path: Path) -> None:

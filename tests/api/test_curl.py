@@ -99,6 +99,16 @@ def _posts_and_reads(shared: Cas, who: list[str | Path], name: str, tmp_path: Pa
     assert json.loads(read)["hash"] == json.loads(body)["hash"]
 
 
+def test_a_certificate_with_a_key_of_an_unknown_kind_is_told_so(
+    shared: Cas, tmp_path: Path
+) -> None:
+    who = _certificate(tmp_path, "-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048")
+    status, body = _curl(shared, "/session", *who, "--data-binary", "x")
+    assert 400 <= status < 500
+    assert json.loads(body)["msg"]
+    assert "crashed" not in shared.logged.text
+
+
 def test_curl_verifies_the_server_as_the_host_cas(shared: Cas, tmp_path: Path) -> None:
     pem = tmp_path / "cas.pem"
     pem.write_text(shared.server.service.authority.chain_pem)

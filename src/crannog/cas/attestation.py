@@ -25,7 +25,7 @@ from crannog.exchange.configuration import Configuration
 from crannog.exchange.refusal import Refusal
 from crannog.transport.framed import feed
 from crannog.transport.listener import Slot
-from crannog.transport.log import Log, Sparse
+from crannog.transport.log import Log, Sparse, quoted
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import server_stream
 
@@ -104,7 +104,7 @@ class EnclaveApi:
             self._service.refused(hello.config_id, error, peer=seen.peer, request_id=seen.id)
             raise
         self._log.info(
-            f"Received configuration request for config id {hello.config_id}",
+            f"Received configuration request for config id {quoted(hello.config_id)}",
             level=seen.claims.level.value,
             method=seen.claims.method,
             peer=seen.peer,
@@ -119,7 +119,7 @@ class EnclaveApi:
             request_id=seen.id,
         )
         self._log.info(
-            f"Provisioned configuration {hello.config_id}",
+            f"Provisioned configuration {quoted(hello.config_id)}",
             level=configuration.level.value,
             session_hash=configuration.session_hash,
             request_id=seen.id,
@@ -133,11 +133,14 @@ class EnclaveApi:
         values = {"peer": seen.peer, "request_id": seen.id, "code": error.code}
         reason = ": ".join(chain(error))
         if isinstance(error, StorageFailed):
-            self._log.error(f"Refused configuration {config_id}", reason=reason, **values)
+            self._log.error(f"Refused configuration {quoted(config_id)}", reason=reason, **values)
         elif config_id and (dropped := self._sparse.take()) is not None:
             # Anybody can cause these; the audit log has each that came with authentic evidence.
             self._log.warning(
-                f"Refused configuration {config_id}", reason=reason, **values, dropped=dropped
+                f"Refused configuration {quoted(config_id)}",
+                reason=reason,
+                **values,
+                dropped=dropped,
             )
         public = public_refusal(
             error, minimum=self._service.minimum_level, claims=seen.claims, request_id=seen.id

@@ -18,7 +18,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple, TypeAlias
 
-from crannog.errors import Error, FormatError
+from crannog.errors import Error, FormatError, TooLarge
 from crannog.evidence.envelope import (
     MAX_ENVELOPES,
     Envelope,
@@ -217,8 +217,13 @@ class AttestationServer:
         )
 
     def configuration(self, configuration: Configuration) -> bytes:
-        """The frame that ends the exchange well; `ValueError` when it is over the bound."""
+        """The frame that ends the exchange well; `TooLarge` when all of it together is."""
         payload = encode_json(configuration_message(configuration))
+        if len(payload) > limits.ATTESTATION_TO_CLIENT:
+            raise TooLarge(
+                f"configuration has {len(payload)} bytes, "
+                f"expected at most {limits.ATTESTATION_TO_CLIENT}"
+            )
         made = frame(payload, limit=limits.ATTESTATION_TO_CLIENT)
         self._state = _turn(self._state, _State.SEND_RESULT, _State.DONE)
         return made

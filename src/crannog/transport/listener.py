@@ -117,7 +117,9 @@ class Listener:
         """Begin to accept."""
         self._socket.listen(BACKLOG)
         self._socket.setblocking(False)
-        self._thread = threading.Thread(target=self._accept, name=f"{self._name}-accept")
+        self._thread = threading.Thread(
+            target=self._accept, name=f"{self._name}-accept", daemon=True
+        )
         self._thread.start()
 
     def refuse_new(self) -> None:

@@ -57,7 +57,7 @@ def server_log(file: TextIO | None = None, *, now: Callable[[], datetime] | None
 
     def render(_logger: Any, method: str, values: MutableMapping[str, Any]) -> str:
         event = _plain(str(values.pop("event")))
-        parts = [f"{key}={_value(value)}" for key, value in values.items()]
+        parts = [f"{key}={quoted(value)}" for key, value in values.items()]
         return " ".join([method.upper(), event, *parts, f"time={clock():%Y-%m-%dT%H:%M:%SZ}"])
 
     log: Log = structlog.wrap_logger(
@@ -96,7 +96,8 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _value(value: object) -> str:
+def quoted(value: object) -> str:
+    """`value` as it may stand in a line: as it is, or in quotes where it could look like more."""
     text = _plain(str(value))[:500]
     if _BARE.match(text):
         return text

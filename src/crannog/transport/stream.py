@@ -13,7 +13,7 @@ import socket
 import time
 from typing import NamedTuple, Protocol
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from crannog.errors import Unavailable
 from crannog.evidence.report import EXPORTER_LABEL, EXPORTER_SIZE
@@ -180,31 +180,30 @@ class TlsStream:
 
     def peer_certificate(self) -> bytes | None:
         """The peer's certificate, DER, or None; the handshake proved possession of its key."""
-        certificate = self._connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            return None
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        return certificate.public_bytes(Encoding.DER)
+        certificate = self._connection.get_peer_certificate()
+        return None if certificate is None else _der(certificate)
 
     def peer_chain(self) -> tuple[bytes, ...]:
         """The certificates that the peer sent, DER, leaf first."""
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        chain = self._connection.get_peer_cert_chain(as_cryptography=True) or ()
-        return tuple(certificate.public_bytes(Encoding.DER) for certificate in chain)
+        return tuple(_der(one) for one in self._connection.get_peer_cert_chain() or ())
 
     def peer_key(self) -> bytes | None:
-        """The DER of the peer's SubjectPublicKeyInfo, or None where it showed no certificate."""
-        certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        """The DER of the peer's SubjectPublicKeyInfo, or None where it showed no certificate.
+
+        Raises:
+            FormatError: a certificate or a kind of key that OpenSSL takes and we do not know.
+        """
+        certificate = self.peer_certificate()
         if certificate is None:
             return None
-        from crannog.pki.identity import spki_der
+        from crannog.pki.identity import parse_certificate, spki_der
 
-        try:
-            return spki_der(certificate.public_key())
-        except Exception as error:  # the library documents no closed list
-            raise Unavailable("the peer's certificate has a key of an unknown type") from error
+        return spki_der(parse_certificate(certificate, what="the peer's certificate").public_key())
+
+
+def _der(certificate: crypto.X509) -> bytes:
+    # Not through `cryptography`, whose parser refuses some that OpenSSL has taken.
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 def _failed(what: str, error: SSL.Error) -> Unavailable:

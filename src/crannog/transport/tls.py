@@ -137,17 +137,24 @@ class Pin(NamedTuple):
 
 
 def parse_pin(text: str, what: str) -> Pin:
-    """The pin that is 64 hex digits, or the text of a PEM file; `what` names it in errors."""
+    """The pin that `text` is; `what` names it in errors.
+
+    64 hex digits of a key's SHA-256, a key hash (Base58Check, as the CAS prints its own), or the
+    text of a PEM file with authorities.
+    """
     stripped = text.strip()
     if stripped.startswith("-----BEGIN CERTIFICATE-----"):
         return Pin(authority_pem=stripped.encode("utf-8", "replace"))
+    from crannog.pki.identity import parse_key_hash
     from crannog.wire import parse_hex
 
     try:
+        if len(stripped) < 64:
+            return Pin(key_sha256=parse_key_hash(stripped, what=what))
         return Pin(key_sha256=parse_hex(stripped.lower(), 32, what))
     except FormatError as error:
         raise Misconfigured(
-            f"{what} is neither 64 hex digits nor a certificate in PEM",
+            f"{what} is neither 64 hex digits nor a key hash nor a certificate in PEM",
             hint="crannog cas serve prints its key at start, crannog cas show-certificate PEM",
         ) from error
 
