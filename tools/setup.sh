@@ -16,4 +16,7 @@ uv_version=0.13.9
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
 VIRTUAL_ENV=$(cd "$venv" && pwd) UV_PROJECT_ENVIRONMENT=$(cd "$venv" && pwd) UV_PYTHON_DOWNLOADS=never \
-    "$venv/bin/uv" sync --quiet --frozen --all-extras --inexact
+    "$venv/bin/uv" sync --quiet --frozen --all-extras --inexact \
+    --compile-bytecode
+# The launcher starts with every program: where Python may not write bytecode later, it is there.
+"$venv/bin/python" -m compileall -q src/crannog
