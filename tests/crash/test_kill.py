@@ -65,7 +65,7 @@ def check(directory: Path, promised: list[tuple[str, str]]) -> int:
 
 @pytest.mark.slow
 def test_killed_again_and_again_in_a_storm_of_writes(tmp_path: Path) -> None:
-    """One database, killed and opened again eight times, each time with hundreds of writes waiting."""
+    """One database, killed and opened again eight times, each time in the middle of it."""
     chance = random.Random(6)
     promised: list[tuple[str, str]] = []
     for _ in range(8):
