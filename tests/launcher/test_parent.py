@@ -176,8 +176,8 @@ def test_sigterm_before_the_program_runs_ends_the_start() -> None:
 # --- a terminal
 
 
-@pytest.fixture
-def shell() -> Iterator[Callable[..., pexpect.spawn[str]]]:
+@pytest.fixture(params=["2", "0"], ids=["plain", "shielded"])
+def shell(request: pytest.FixtureRequest) -> Iterator[Callable[..., pexpect.spawn[str]]]:
     """An interactive bash with job control on a terminal of its own."""
     opened: list[pexpect.spawn[str]] = []
     cas = FakeCas(
@@ -198,7 +198,12 @@ def shell() -> Iterator[Callable[..., pexpect.spawn[str]]]:
         child: pexpect.spawn[str] = pexpect.spawn(
             "/bin/bash",
             ["--norc", "--noprofile"],
-            env={**environment(cas), "PS1": "PROMPT ", "TERM": "dumb"},
+            env={
+                **environment(cas),
+                "SCONE_ALLOW_DLOPEN": request.param,
+                "PS1": "PROMPT ",
+                "TERM": "dumb",
+            },
             encoding="utf-8",
             timeout=SECONDS,
         )
@@ -278,7 +283,7 @@ pid_one = pytest.mark.skipif(not can_unshare(), reason="no PID namespace can be 
 def as_pid_one(*command: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*UNSHARE, *LAUNCHER, *command],
-        env=host_environment(SCONE_LOG="ERROR", **more),
+        env=host_environment(**{"SCONE_LOG": "ERROR", **more}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -324,3 +329,22 @@ print(len(left))
     with as_pid_one("/usr/bin/python3", "-c", script) as process:
         out, _ = process.communicate(timeout=SECONDS)
     assert out == "2\n"
+
+
+@pid_one
+@pytest.mark.parametrize("allow_dlopen", ["0", "2"])
+def test_attested_pid_one_serves_and_ends_at_sigterm(allow_dlopen: str) -> None:
+    script = "import os, time; os.write(1, b'%d\\n' % os.getppid()); time.sleep(1000)"
+    with (
+        FakeCas(configure("python3", "-c", script)) as cas,
+        as_pid_one(
+            "/usr/bin/python3",
+            **{**environment(cas), "SCONE_ALLOW_DLOPEN": allow_dlopen},
+        ) as process,
+    ):
+        assert line(process) == "1"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        before = time.monotonic()
+        os.kill(int(children[0]), signal.SIGTERM)
+        assert process.wait(SECONDS) in (143, -15)
+        assert time.monotonic() - before < 2

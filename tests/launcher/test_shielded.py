@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -131,3 +132,55 @@ def test_fspf_that_is_none_is_refused(crannog_run: Run, tmp_path: Path) -> None:
     )
     assert (found.returncode, found.stdout) == (78, "")
     assert "Traceback" not in found.stderr
+
+
+UNPRIVILEGED = (
+    *("/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"),
+    *("--bounding-set=-all", "--inh-caps=-all"),
+)
+
+
+def test_unprivileged_user_without_new_privileges() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not root: every other test here runs unprivileged already")
+    script = "import os, ssl; print(os.getuid(), open('/injected/key').read())"
+    answer = configure("python3", "-c", script, files=(File("/injected/key", b"k", 0o600),))
+    with FakeCas(answer) as cas:
+        found = subprocess.run(
+            [*UNPRIVILEGED, *LAUNCHER, PYTHON],
+            env=host_environment(**attested(cas)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if found.returncode == 126 or "Permission denied" in found.stderr.partition("[SCONE")[0]:
+        pytest.skip("this Python lies where an unprivileged user cannot reach it")
+    assert found.stdout == "65534 k\n", found.stderr
+
+
+def test_threads_end_as_usual(crannog_run: Run) -> None:
+    # glibc loads libgcc_s when a thread ends while the interpreter goes away.
+    script = (
+        "import threading, time\n"
+        "for _ in range(8): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()\n"
+        "print('done')\n"
+    )
+    with FakeCas(configure("python3", "-c", script)) as cas:
+        found = crannog_run([PYTHON], **attested(cas))
+    assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr
+
+
+def test_names_are_resolved(crannog_run: Run) -> None:
+    script = "import socket, pwd; print(socket.gethostbyname('localhost'), pwd.getpwuid(0)[0])"
+    with FakeCas(configure("python3", "-c", script)) as cas:
+        found = crannog_run([PYTHON], **attested(cas))
+    assert found.stdout == "127.0.0.1 root\n", found.stderr
+
+
+def test_script_runs_under_the_shield(crannog_run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "tool"
+    script.write_text(f"#!{PYTHON} -I\nimport sys; print(sys.argv, sys.flags.isolated)\n")
+    script.chmod(0o755)
+    with FakeCas(configure("tool", "session")) as cas:
+        found = crannog_run([str(script)], **attested(cas))
+    assert found.stdout == f"['{script}', 'session'] 1\n", found.stderr
