@@ -223,10 +223,11 @@ def test_python_with_its_library_works_with_the_default(world: World) -> None:
         "import ssl, http.server, socket, json, ctypes, sqlite3, hashlib, os\n"
         "import asyncio, multiprocessing, decimal, uuid, lzma, bz2, zlib\n"
         "print(ssl.OPENSSL_VERSION[:7], hashlib.sha256(b'').hexdigest()[:8])\n"
-        "print(socket.getaddrinfo('localhost', 80)[0][1] > 0)\n",
+        "called = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 42)()\n"
+        "print(called, socket.getaddrinfo('localhost', 80)[0][1] > 0)\n",
     )
     world.protect()
     done = world.run("/usr/bin/python3", world.app / "main.py", allow_dlopen=0, measured=_python())
     assert done.status == 0, done.err
-    assert done.out == "OpenSSL e3b0c442\nTrue\n"
+    assert done.out == "OpenSSL e3b0c442\n42 True\n"
     assert done.err == ""

@@ -318,3 +318,36 @@ def test_without_tracing_nothing_falls_through_to_the_disk(world: World) -> None
     )
     assert done.out == "refused\n"
     assert "may not be traced" in done.err
+
+
+def test_a_script_is_executed_by_a_descriptor(world: World) -> None:
+    world.compile("exec_self.c", "interpreter", "-static")
+    world.add("one.sh", "#!/bin/sh\necho one\n", 0o755)
+    world.add("two", f"#!{world.app}/interpreter\n", 0o755)
+    world.add("private", "#!/bin/sh\necho ran\n", 0o644)
+    world.protect()
+    script = (
+        "import os, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        fd = os.open(name, os.O_RDONLY)\n"
+        "        os.set_inheritable(fd, True)\n"
+        "        try: os.execve(fd, ['x'], os.environ)\n"
+        "        except OSError as error: print(error.strerror, flush=True); os._exit(0)\n"
+        "    os.waitpid(pid, 0)\n"
+    )
+    done = world.run(
+        "/usr/bin/python3",
+        "-c",
+        script,
+        world.app / "one.sh",
+        world.app / "two",
+        world.app / "private",
+    )
+    interpreter = f"{world.app}/interpreter"
+    assert done.out.splitlines() == [
+        "one",
+        f"{interpreter}|{world.app}/two|{interpreter}",
+        "Permission denied",
+    ], done.err

@@ -218,3 +218,37 @@ def test_a_process_that_is_replaced_killed_or_stopped_while_it_lists(
     world.protect()
     done = world.run(program, what, str(rounds), world.app, timeout=60)
     assert (done.status, done.out) == (0, "done\n"), done.err
+
+
+def test_what_is_no_directory_or_is_gone_is_the_kernels_to_answer(world: World) -> None:
+    world.add("file", "x")
+    world.inject(world.base / "cert.pem", "c")
+    world.protect()
+    (world.base / "gone").mkdir()
+    script = (
+        "import ctypes, os, sys\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "buffer = ctypes.create_string_buffer(4096)\n"
+        "def read(fd):\n"
+        "    size = libc.getdents64(fd, buffer, 4096)\n"
+        "    return os.strerror(ctypes.get_errno()) if size < 0 else size\n"
+        "print(read(os.open(sys.argv[1], 0)))\n"
+        "print(read(os.open(sys.argv[2], 0)))\n"
+        "gone = os.open(sys.argv[3], 0); os.rmdir(sys.argv[3]); print(read(gone))\n"
+        "print(read(999)); print(read(os.memfd_create('x')))\n"
+    )
+    done = world.run(
+        "/usr/bin/python3",
+        "-c",
+        script,
+        world.app / "file",
+        world.base / "cert.pem",
+        world.base / "gone",
+    )
+    assert done.out.splitlines() == [
+        "Not a directory",
+        "Not a directory",
+        "No such file or directory",
+        "Bad file descriptor",
+        "Not a directory",
+    ], done.err

@@ -206,9 +206,9 @@ class Executables:
         plan = self._plan(asker.resolve(path), path, asker)
         words = [*plan.words, *argv[1:]] if plan.words else list(argv)
         try:
-            if plan.loader is None and plan.source.found.where is Where.DISK:
-                if not plan.source.found.through:
-                    return plan.path, words
+            found = plan.source.found
+            if plan.loader is None and found.where is Where.DISK and not found.through:
+                return plan.path, words
             if plan.loader is None:
                 return os.dup(plan.source.descriptor), words
             number = os.dup(plan.loader.descriptor)  # stays open: the child's loader
@@ -225,6 +225,8 @@ class Executables:
         for _ in range(_MAX_INTERPRETERS + 1):
             source = self._open(found, asker)
             native = native and not source.found.through
+            if found.where is Where.DISK and source.found.where in _VIRTUAL:
+                path = source.found.path  # named by a descriptor, which may be closed on exec
             try:
                 script = self._script(source)
                 if script is None:
@@ -331,6 +333,9 @@ class Executables:
             # A virtual file reached by a descriptor: the kernel gets at the same bytes that we do.
             where = Where.INJECTED if file.entry is None else Where.FILE
             found = Found(where, file.path, file.entry, through=found.through)
+            if not asker.granted(found) & rights.EXECUTE:
+                os.close(descriptor)
+                raise OSError(errno.EACCES, "permission denied")
         return _Source(found, descriptor, status)
 
     def _check_native(self, source: _Source) -> None:

@@ -89,20 +89,19 @@ class Listing:
         descriptor, buffer, room = call.arguments[:3]
         descriptor &= 0xFFFFFFFF
         identity = supervisor.identity(call, descriptor)
-        path = supervisor.directories.path_of(*identity)
         directory = call.task.directory
+        path = supervisor.directories.path_of(*identity)
+        virtual = path is not None
         if path is None:
-            path = _path_on_disk(directory, descriptor)
+            path = _path_on_disk(directory, descriptor, identity)
             if path is None:
                 call.proceed()
                 return
-        if supervisor.namespace.place(path) is Place.PROTECTED or not _on_disk(identity, path):
-            virtual = True
-        elif supervisor.namespace.added_names(path):
-            virtual = False
-        else:
-            call.proceed()
-            return
+            # Never to be had from us; by whatever way it came, the disk's names do not count.
+            virtual = supervisor.namespace.place(path) is Place.PROTECTED
+            if not virtual and not supervisor.namespace.added_names(path):
+                call.proceed()
+                return
         position, cloexec = _position(directory, descriptor)
         records: Iterable[DirectoryRecord]
         if virtual:
@@ -211,22 +210,16 @@ def _merged_position(name: bytes) -> int:
     return 2 if name == b".." else position_of(name)
 
 
-def _path_on_disk(directory: int, descriptor: int) -> bytes | None:
-    """The path of an open directory; None where it has none any more or is none."""
+def _path_on_disk(directory: int, descriptor: int, identity: tuple[int, int]) -> bytes | None:
+    """The path of an open directory; None for what is no directory, or has no path any more."""
     try:
         path = os.fsencode(os.readlink(f"fd/{descriptor}", dir_fd=directory))
+        found = os.lstat(path)
     except OSError:
         return None
-    return path if path.startswith(b"/") else None
-
-
-def _on_disk(identity: tuple[int, int], path: bytes) -> bool:
-    """Whether the directory that is open is the one on disk; one of ours is nameless."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) == identity
+    if not stat.S_ISDIR(found.st_mode) or (found.st_dev, found.st_ino) != identity:
+        return None
+    return path
 
 
 def _position(directory: int, descriptor: int) -> tuple[int, bool]:
