@@ -96,10 +96,10 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
     environment.setdefault("HOME", DEFAULT_HOME)
     first, *rest = map(_native, configuration.argv)
     warnings: list[str] = []
-    if os.path.basename(first) != os.path.basename(measurement.program):
+    if _stem(first) != _stem(measurement.program):
         warnings.append(
             f"the session's command names {first[:200]!r}; what runs is the measured "
-            f"{measurement.program}, with the command as its arguments"
+            f"{measurement.program}, with the rest of the command"
         )
     elif "/" in first and first != measurement.program:
         warnings.append(
@@ -122,6 +122,11 @@ def plain_program(
     return Program(arguments, environment, None)
 
 
+def _stem(path: str) -> str:
+    """A program's name without its version: python3 and python3.11 are both python."""
+    return os.path.basename(path).rstrip("0123456789.")
+
+
 def _native(text: str) -> str:
     """`text` such that the program gets it in UTF-8, whatever locale the launcher was started in.
 
@@ -132,7 +137,7 @@ def _native(text: str) -> str:
 
 def ends_at_once(argv: Sequence[str], *, input_is_null: bool) -> str | None:
     """Why an interpreter without anything to do will end, or None where it has something."""
-    name = os.path.basename(argv[0]).rstrip("0123456789.")
+    name = _stem(argv[0])
     if len(argv) > 1 or not input_is_null or name not in _INTERPRETERS:
         return None
     return (

@@ -93,6 +93,11 @@ def test_command_that_names_another_program_is_said() -> None:
     assert "'sh'" in found.warnings[0]
 
 
+def test_another_spelling_of_the_version_is_not_worth_a_word() -> None:
+    found = attested_program(configuration("python3", "x"), measurement("/usr/bin/python3.11"))
+    assert (found.argv, found.warnings) == (("/usr/bin/python3.11", "x"), ())
+
+
 def test_script_is_given_to_its_interpreter() -> None:
     measured = measurement("/app/run", ("/usr/bin/python3", "-I", "/app/run"))
     found = attested_program(configuration("run", "a"), measured)
