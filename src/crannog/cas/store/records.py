@@ -243,6 +243,8 @@ def decode_record(record: bytes) -> dict[str, Json]:
 
 
 def _cut(text: str) -> str:
+    if len(text) <= _MAX_TEXT and text.isascii():
+        return text
     return text[:_MAX_TEXT].encode("utf-8", "replace").decode()
 
 
