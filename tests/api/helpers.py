@@ -121,11 +121,12 @@ def statement(
     *,
     mrenclave: bytes = MRENCLAVE,
     level: Level = Level.SIMULATION,
+    method: str = "launcher",
     key: Ed25519PrivateKey | None = None,
 ) -> Envelope:
     """Evidence that a launcher, or whoever has `key`, signs."""
     return sign_statement(
-        Statement(level, "launcher", mrenclave, bound, LAUNCHER, config_id, "cas:18765", 1),
+        Statement(level, method, mrenclave, bound, LAUNCHER, config_id, "cas:18765", 1),
         key or Ed25519PrivateKey.generate(),
     )
 

@@ -189,10 +189,16 @@ def test_an_enrolled_key_raises_the_level_and_no_other(tmp_path: Path) -> None:
     enrolled = (key.public_key().public_bytes_raw(),)
     with running(tmp_path / "state", enrolled_las_keys=enrolled) as cas:
         cas.post(SESSION)
-        honest = cas.attest(make=lambda bound: (statement(bound, level=Level.NODE, key=key),))
-        assert honest.level is Level.NODE
-        false = cas.attest(make=lambda bound: (statement(bound, level=Level.NODE),))
-        assert false.level is Level.SIMULATION
+
+        def level(method: str, signer: Ed25519PrivateKey | None) -> Level:
+            def make(bound: bytes) -> tuple[Envelope, ...]:
+                return (statement(bound, level=Level.NODE, method=method, key=signer),)
+
+            return cas.attest(make=make).level
+
+        assert level("las/witness", key) is Level.NODE
+        assert level("las/tcp", key) is Level.SIMULATION
+        assert level("las/witness", None) is Level.SIMULATION
 
 
 def test_simulation_is_refused_where_the_cas_asks_for_more(tmp_path: Path) -> None:

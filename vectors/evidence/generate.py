@@ -77,10 +77,14 @@ def _report(
     }
 
 
-def _good(claimed: str, expected: str, *, enrolled: bool) -> dict[str, Any]:
+def _good(
+    claimed: str, expected: str, *, enrolled: bool, method: str = "las/witness"
+) -> dict[str, Any]:
     return {
         "kind": "statement",
-        "envelope": _envelope(canonical(signed(canonical({**BASE, "level": claimed})))),
+        "envelope": _envelope(
+            canonical(signed(canonical({**BASE, "level": claimed, "method": method})))
+        ),
         "enrolled": [PUBLIC] if enrolled else [],
         "level": expected,
         "signer": PUBLIC,
@@ -121,6 +125,8 @@ def vectors() -> dict[str, dict[str, Any]]:
         "level-enrolled-simulation": _good("simulation", "simulation", enrolled=True),
         "level-enrolled-node": _good("node", "node", enrolled=True),
         "level-enrolled-hardware": _good("hardware", "node", enrolled=True),
+        "level-enrolled-tcp": _good("node", "simulation", enrolled=True, method="las/tcp"),
+        "level-enrolled-unix": _good("node", "simulation", enrolled=True, method="las/unix"),
         "wrong-key": _bad(
             "not-authentic", _changed(public_key=OTHER.public_key().public_bytes_raw().hex())
         ),

@@ -13,7 +13,8 @@ class Claims(NamedTuple):
     Attributes:
         level: how much the signature is worth. Follows from the key that signed, and is never
             more than what the signed text itself claims.
-        method: who looked, in words of the signed text: `launcher`, `las/tcp`, `las/unix`.
+        method: who looked, in words of the signed text: `launcher`, `las/tcp`, `las/unix`,
+            `las/witness`.
         mrenclave: the program's measurement, 32 bytes.
         report_data: the 64 bytes it was made for.
         launcher: digest of the launcher that measured, 32 bytes.

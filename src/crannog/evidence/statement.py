@@ -22,6 +22,8 @@ MEDIA_TYPE = "application/vnd.crannog.las-statement+json"
 METHOD_LAUNCHER = "launcher"
 METHOD_LAS_TCP = "las/tcp"
 METHOD_LAS_UNIX = "las/unix"
+METHOD_WITNESS = "las/witness"
+"""A LAS that found in the container runtime's own records how the process was started."""
 
 _LABEL = b"crannog statement v1"
 _LIMIT = 16 * 1024

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from crannog.errors import FormatError, IntegrityError
 from crannog.evidence.claims import Claims, Trust
 from crannog.evidence.envelope import Envelope
-from crannog.evidence.statement import MEDIA_TYPE, open_statement
+from crannog.evidence.statement import MEDIA_TYPE, METHOD_WITNESS, open_statement
 from crannog.levels import Level
 
 Verifier: TypeAlias = Callable[[bytes, Trust, datetime], Claims]
@@ -90,8 +90,10 @@ def _verify_statement(data: bytes, trust: Trust, now: datetime) -> Claims:
     # (A) The level comes from the key that signed, never from the text alone.
     if signer not in trust.node_keys:
         level, reason = Level.SIMULATION, "the key that signed is not enrolled at this CAS"
-    elif statement.level is Level.SIMULATION:
-        reason = f"the LAS vouches for simulation only ({statement.method})"
+    # (A) Over TCP, and wherever nobody looked at how the process was started, it is simulation.
+    elif statement.level is Level.SIMULATION or statement.method != METHOD_WITNESS:
+        level = Level.SIMULATION
+        reason = f"the LAS vouches for simulation only ({statement.method[:40]})"
     elif statement.level is Level.HARDWARE:
         # A statement is software's word; hardware has media types of its own.
         level, reason = Level.NODE, "a statement is worth level node at most"

@@ -31,9 +31,10 @@ def _envelope(
     bound: bytes = BOUND,
     launcher: bytes = b"l" * 32,
     config_id: str = "s/a",
+    method: str = "las/witness",
 ) -> Envelope:
     return sign_statement(
-        Statement(level, "las/unix", mrenclave, bound, launcher, config_id, "cas", 1), KEY
+        Statement(level, method, mrenclave, bound, launcher, config_id, "cas", 1), KEY
     )
 
 
@@ -54,6 +55,12 @@ def test_an_enrolled_key_that_says_simulation_is_worth_simulation() -> None:
 
 def test_an_enrolled_key_that_says_node_is_worth_node() -> None:
     assert _claims(Level.NODE, ENROLLED).level is Level.NODE
+
+
+@pytest.mark.parametrize("method", ["las/tcp", "las/unix", "launcher", "", "las/witness2"])
+def test_an_enrolled_key_that_did_not_look_is_worth_simulation(method: str) -> None:
+    claims = verify(_envelope(Level.NODE, method=method), ENROLLED, NOW)
+    assert claims.level is Level.SIMULATION
 
 
 def test_a_statement_is_never_worth_hardware() -> None:
