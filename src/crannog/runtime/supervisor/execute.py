@@ -39,7 +39,7 @@ from crannog.shield.paths import printable
 
 if TYPE_CHECKING:
     from crannog.runtime.supervisor.call import Call
-    from crannog.runtime.supervisor.contents import Contents
+    from crannog.runtime.supervisor.contents import Contents, MemoryFile
 
 AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
@@ -57,10 +57,16 @@ class Asker(NamedTuple):
     Attributes:
         resolve: where a path leads, relative to the working directory, links followed.
         granted: what may be done with what is virtual: a sum of `rights`' bits.
+        load: a virtual file with its content; None waits for it to be decrypted.
     """
 
     resolve: Callable[[bytes], Found]
     granted: Callable[[Found], int]
+    load: Callable[[Found], MemoryFile] | None = None
+
+
+class _NotLoaded(Exception):
+    pass
 
 
 class NativeRule(Protocol):
@@ -131,10 +137,24 @@ class Executables:
     # the notification
 
     def handle(self, call: Call) -> None:
-        """Answer an execve or execveat; in a worker, since a file may have to be decrypted."""
-        call.later(lambda: self._serve(call))
+        """Answer an execve or execveat; in a worker where that takes time."""
+        try:
+            self._serve(call, self._known, call.later)
+        except _NotLoaded:
+            call.later(lambda: self._serve(call, None, _at_once))
 
-    def _serve(self, call: Call) -> None:
+    def _known(self, found: Found) -> MemoryFile:
+        file = self._contents.known(found)
+        if file is None:
+            raise _NotLoaded
+        return file
+
+    def _serve(
+        self,
+        call: Call,
+        load: Callable[[Found], MemoryFile] | None,
+        later: Callable[[Callable[[], None]], None],
+    ) -> None:
         if call.name == "execve":
             directory, flags = AT_FDCWD, 0
             path_at, argv_at, environment_at = call.arguments[:3]
@@ -159,17 +179,18 @@ class Executables:
         asker = Asker(
             lambda name: call.supervisor.resolve(call, AT_FDCWD, name, follow=True),
             lambda virtual: call.supervisor.granted(call, virtual),
+            load,
         )
         plan = self._plan(found, spelled, asker)
-        try:
+        if plan.native or flags & AT_EXECVE_CHECK:
+            _close(plan)
             if plan.native:
                 call.proceed()
-            elif flags & AT_EXECVE_CHECK:
-                call.value(0)
             else:
-                self._redirect(call, plan, path_at + len(path), argv_at, environment_at)
-        finally:
-            _close(plan)
+                call.value(0)
+            return
+        empty_at = path_at + len(path)
+        later(lambda: self._redirect(call, plan, empty_at, argv_at, environment_at))
 
     def _is_ours(self, call: Call, number: int, flags: int) -> bool:
         """Whether this is the call that we made the thread make: it passes, once."""
@@ -296,7 +317,7 @@ class Executables:
     def _open_virtual(self, found: Found, asker: Asker) -> _Source:
         if not asker.granted(found) & rights.EXECUTE:
             raise OSError(errno.EACCES, "permission denied")
-        file = self._contents.open_file(found)
+        file = (asker.load or self._contents.open_file)(found)
         descriptor = self._contents.open_for(file, os.O_RDONLY)
         return _Source(found, descriptor, os.fstat(descriptor))
 
@@ -350,6 +371,14 @@ class Executables:
         self, call: Call, plan: _Plan, empty_at: int, argv_at: int, environment_at: int
     ) -> None:
         """Have the caller execute the plan's descriptor in place of its own call."""
+        try:
+            self._redirect_to(call, plan, empty_at, argv_at, environment_at)
+        finally:
+            _close(plan)
+
+    def _redirect_to(
+        self, call: Call, plan: _Plan, empty_at: int, argv_at: int, environment_at: int
+    ) -> None:
         layout = ptrace.native_layout()
         try:
             seized = ptrace.Seized(call.tid, layout)
@@ -412,6 +441,10 @@ class Executables:
         if line not in self._said and len(self._said) < 256:
             self._said.add(line)
             self._say(line)
+
+
+def _at_once(work: Callable[[], None]) -> None:
+    work()
 
 
 def _identity_of(call: Call, number: int) -> Identity:
