@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -351,3 +352,21 @@ def test_a_script_is_executed_by_a_descriptor(world: World) -> None:
         f"{interpreter}|{world.app}/two|{interpreter}",
         "Permission denied",
     ], done.err
+
+
+def test_as_many_interpreters_in_a_row_as_the_kernel_allows(world: World) -> None:
+    program = world.base / "fails"
+    compile_program("exec_fails.c", program)
+    native = world.base / "native"
+    native.mkdir()
+    for directory, where in ((world.plain, world.app), (native, native)):
+        directory.joinpath("0").write_text("#!/bin/true\n")
+        for index in range(1, 8):
+            directory.joinpath(str(index)).write_text(f"#!{where}/{index - 1}\n")
+        for script in directory.iterdir():
+            script.chmod(0o755)
+    world.protect()
+    for index in range(8):
+        expected = subprocess.run([program, native / str(index)], capture_output=True, check=False)
+        done = world.run(program, world.app / str(index))
+        assert done.out == expected.stdout.decode(), index
