@@ -108,9 +108,15 @@ def connect(path: Path, *, read_only: bool = False) -> Engine:
 
     Transactions are ours: reads begin deferred and see one snapshot without blocking the writer;
     connections with the execution option `WRITE` begin immediate.
+
+    Args:
+        path: the file.
+        read_only: change nothing. Where the directory cannot be written either, as on a backup's
+            medium, a database that was closed properly is read all the same.
     """
+    mode = "ro&immutable=1" if read_only and _is_closed_and_fixed(path) else "rw"
     engine = create_engine(
-        f"sqlite+pysqlite:///file:{quote(str(path.absolute()))}?mode=rw&uri=true",
+        f"sqlite+pysqlite:///file:{quote(str(path.absolute()))}?mode={mode}&uri=true",
         poolclass=QueuePool,
         pool_size=_READERS,
         max_overflow=0,
@@ -139,6 +145,13 @@ def connect(path: Path, *, read_only: bool = False) -> Engine:
     return engine
 
 
+def _is_closed_and_fixed(path: Path) -> bool:
+    # SQLite reads a database in WAL mode only where it may make two files beside it.
+    log = path.with_name(path.name + "-wal")
+    writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
+    return not writable and not (log.exists() and log.stat().st_size)
+
+
 @contextlib.contextmanager
 def failures(path: Path) -> Iterator[None]:
     """Turns what the database and the disk raise into `StorageFailed` with a text for operators."""
@@ -155,9 +168,13 @@ def storage_failed(path: Path, error: Exception) -> StorageFailed:
         if name.startswith(prefix):
             return StorageFailed(f"database {path}: {what}", hint=hint, internal=name)
     detail = name or type(error).__name__
+    hint = ""
     if isinstance(error, OSError) and error.strerror:
         detail = error.strerror
-    return StorageFailed(f"database {path}: it cannot be used ({detail})", internal=detail)
+        hint = "the state directory has to be writable for the user that runs the CAS"
+    return StorageFailed(
+        f"database {path}: it cannot be used ({detail})", hint=hint, internal=detail
+    )
 
 
 def errorname(error: Exception) -> str:
