@@ -54,6 +54,11 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def close_from(first: int) -> None:
+    """Close every descriptor of this process from `first` on."""
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
 def signal_descendants(number: int) -> None:
     """Send a signal to everything below this process that can be found now, without waiting.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import threading
 
 from crannog.shield.model import DirectoryEntry
@@ -101,8 +100,9 @@ class Directories:
 def _nameless_directory() -> int:
     # Removed at once: nothing can be made in it, nothing is left behind, nobody else can find it.
     for place in _PLACES:
+        name = f"{place}/.crannog-{os.urandom(16).hex()}"
         try:
-            name = tempfile.mkdtemp(prefix=".crannog-", dir=place)
+            os.mkdir(name, 0o700)
         except OSError:
             continue
         try:

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from crannog.errors import Misconfigured, Unsupported
 from crannog.linux.notify import Listener, check_kernel
@@ -18,6 +19,7 @@ from crannog.runtime.init import supervise as forward_and_reap
 from crannog.runtime.supervisor import rights
 from crannog.runtime.supervisor.assemble import assemble
 from crannog.runtime.supervisor.execute import Asker
+from crannog.runtime.supervisor.guardian import watch_over
 from crannog.runtime.supervisor.loop import Supervisor
 from crannog.runtime.supervisor.resolve import Caller, Where
 from crannog.runtime.supervisor.start import Program, become
@@ -74,34 +76,66 @@ def run_shielded(
         instructions = build(machine, filter_rules(supervisor))
         become_subreaper()
         ours, theirs = socket.socketpair()
-        launcher = os.getpid()
 
         def prepare() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             os.umask(umask)
             child_signals()
 
-        pid = os.fork()
-        if pid == 0:
+        def run_program(parent: int) -> NoReturn:
             become(
                 program,
                 machine=machine,
                 instructions=instructions,
                 channel=theirs,
-                parent=launcher,
+                parent=parent,
                 prepare=prepare,
             )
+
+        child, lives = _fork(run_program)
         theirs.close()
         _program_close(program)
-        _begin(supervisor, ours, pid, executable)
-        status = (supervise or forward_and_reap)(pid)
-        kill_descendants()
+        try:
+            _begin(supervisor, ours, child, executable)
+            status = (supervise or forward_and_reap)(child)
+        finally:
+            kill_descendants()
+            for descriptor in lives:
+                os.close(descriptor)
         if supervisor.failure is not None:
             raise supervisor.failure
         return status
     finally:
         os.umask(umask)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _fork(run_program: Callable[[int], NoReturn]) -> tuple[int, list[int]]:
+    """Fork the program, below a guardian unless we are PID 1.
+
+    Returns:
+        Our child, and what to close when it has ended.
+    """
+    launcher = os.getpid()
+    if launcher == 1:
+        child = os.fork()
+        if child == 0:
+            run_program(launcher)
+        return child, []
+    watched, lives = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(watched)
+        return child, [lives]
+    try:
+        guardian = os.getpid()
+        os.close(lives)
+        program = os.fork()
+        if program == 0:
+            run_program(guardian)
+        watch_over(program, watched)
+    finally:
+        os._exit(1)
 
 
 def _stop() -> None:
@@ -183,7 +217,7 @@ def _program_close(program: Program) -> None:
         os.close(program.executable)
 
 
-def _begin(supervisor: Supervisor, channel: socket.socket, pid: int, executable: str) -> None:
+def _begin(supervisor: Supervisor, channel: socket.socket, child: int, executable: str) -> None:
     """Take over the listener and serve until the program has been executed.
 
     Raises:
@@ -191,7 +225,7 @@ def _begin(supervisor: Supervisor, channel: socket.socket, pid: int, executable:
     """
     message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
     if not descriptors:
-        os.waitpid(pid, 0)
+        os.waitpid(child, 0)
         raise Unsupported(
             message[1:].decode("utf-8", "replace") or "file shield: the program's process ended",
             hint="crannog cannot run inside crannog, nor under another seccomp supervisor;"
@@ -200,9 +234,9 @@ def _begin(supervisor: Supervisor, channel: socket.socket, pid: int, executable:
     listener = Listener(descriptors[0])
     os.set_inheritable(listener.descriptor, False)
     listener.prefer_same_core()
-    supervisor.serve(listener, pid)
+    supervisor.serve(listener, int(message[1:]))
     with channel:
         refusal = channel.recv(64)
     if refusal:
-        os.waitpid(pid, 0)
+        os.waitpid(child, 0)
         raise _not_executable(executable, int(refusal[1:]) if refusal[1:].isdigit() else 0)

@@ -69,7 +69,7 @@ def become(
         except (Error, OSError) as error:
             channel.sendall(_FAILED_FILTER + str(error).encode("utf-8", "replace"))
             os._exit(127)
-        socket.send_fds(channel, [b"L"], [listener])
+        socket.send_fds(channel, [b"L%d" % os.getpid()], [listener])
         # Marked, not closed: the channel has to say if execve fails.
         _close_on_exec_from(3)
         try:
