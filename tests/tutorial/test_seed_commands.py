@@ -22,6 +22,8 @@ from tests.tutorial.seed import bash_blocks, block_with, seed_text
 LISTEN = "127.118.80.1"  # an address of our own, so that the tutorial's fixed ports are free
 PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
+PLAIN_START = f"crannog run -- {PYTHON} app/server.py"
+
 PRELUDE = f"""\
 set -euo pipefail
 docker() {{ # the tutorial's only use here: print the measurement of the image's program
@@ -100,8 +102,8 @@ def test_the_tutorials_lines_run_as_they_are_written(tmp_path: Path) -> None:
                     "declare -p NS > ns.sh",
                     block_with(blocks, "app/server.py << EOF"),
                     # SCONE_CAS_ADDR is the user's; a container of this step does not have it
-                    "GREETING='howdy!' env -u SCONE_CAS_ADDR crannog run -- "
-                    + f"{PYTHON} app/server.py >>program.log 2>&1 &",
+                    "export GREETING='howdy!'",
+                    f"env -u SCONE_CAS_ADDR {PLAIN_START} >>program.log 2>&1 &",
                     "program=$!",
                     "ask localhost:8080; stop",
                     block_with(blocks, "MRENCLAVE=`docker"),
