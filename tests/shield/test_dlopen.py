@@ -231,3 +231,12 @@ def test_python_with_its_library_works_with_the_default(world: World) -> None:
     assert done.status == 0, done.err
     assert done.out == "OpenSSL e3b0c442\n42 True\n"
     assert done.err == ""
+
+
+def test_a_region_over_a_measured_library_serves_it_at_0(world: World, loader: Path) -> None:
+    """A base image's own libraries may be protected as well; they stay the program's."""
+    world.compile("dlopen_part.c", "libpart.so", "-shared", "-fPIC")
+    world.protect("AUTHENTICATED")
+    library = world.app / "libpart.so"
+    done = world.run(loader, library, allow_dlopen=0, measured=[*native(loader), str(library)])
+    assert done.out == "constructor ran\nloaded\n", done.err

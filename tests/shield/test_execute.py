@@ -370,3 +370,26 @@ def test_as_many_interpreters_in_a_row_as_the_kernel_allows(world: World) -> Non
         expected = subprocess.run([program, native / str(index)], capture_output=True, check=False)
         done = world.run(program, world.app / str(index))
         assert done.out == expected.stdout.decode(), index
+
+
+def test_a_program_finds_its_libraries_beside_itself(world: World) -> None:
+    """$ORIGIN is what the loader reads from /proc/self/exe."""
+    world.compile("dlopen_part.c", "lib/libpart.so", "-shared", "-fPIC")
+    main = world.base / "main.c"
+    main.write_text("int part(void); int main(void) { return part() != 42; }\n")
+    subprocess.run(
+        [
+            "cc",
+            "-o",
+            world.plain / "main",
+            main,
+            f"-L{world.plain}/lib",
+            "-lpart",
+            "-Wl,-rpath,$ORIGIN/lib",
+        ],
+        check=True,
+    )
+    world.protect()
+    for argv in ((str(world.app / "main"),), ("/bin/sh", "-c", f"cd {world.app} && ./main")):
+        done = world.run(*argv)
+        assert (done.status, done.out) == (0, "constructor ran\n"), done.err

@@ -4,7 +4,8 @@ A program's measurement names the files whose code it runs. Anything else that i
 executed, would run unmeasured with the program's secrets. So below 2 a native file has to be one
 that was measured, still in the state in which it was: device, inode, size, and the times of the
 last change of content and of inode. Files of regions are verified; level 1 takes any of them, level
-0 only where the process itself runs a file of a region, whose libraries they are.
+0 only where the process itself runs a file of a region, whose libraries they are, or where the
+measurement names the path.
 
 What is asked, by the filter: every mapping of a file that is executable or private. Why private: a
 loader maps an object's data first, and relocations and constructors of an object without any code
@@ -30,7 +31,6 @@ from crannog.shield.paths import printable
 if TYPE_CHECKING:
     from crannog.measure.program import MeasuredFile
     from crannog.runtime.supervisor.call import Call
-    from crannog.runtime.supervisor.contents import Contents
 
 PROT_EXEC: Final = 4
 _ANYTHING: Final = 2
@@ -44,8 +44,7 @@ class Loading:
     Args:
         level: SCONE_ALLOW_DLOPEN.
         measured: the native files of the measurement.
-        contents: the virtual files.
-        name_of: the virtual path of what runs as a file of that identity.
+        name_of: the virtual path of the in-memory file of that identity, None for any other.
         say: takes a line for the user.
     """
 
@@ -53,13 +52,14 @@ class Loading:
         self,
         level: int,
         measured: Iterable[MeasuredFile],
-        contents: Contents,
         name_of: Callable[[int, int], bytes | None],
         say: Callable[[str], None],
     ) -> None:
         self._level = level
-        self._measured = frozenset(file.identity[:5] for file in measured)
-        self._contents = contents
+        files = tuple(measured)
+        self._measured = frozenset(file.identity[:5] for file in files)
+        # A region may lie over the program's own libraries; then they are loaded from there.
+        self._measured_paths = frozenset(os.fsencode(file.path) for file in files)
         self._name_of = name_of
         self._say = say
         self._said: set[str] = set()
@@ -99,16 +99,17 @@ class Loading:
         if not stat.S_ISREG(status.st_mode) or _state(status) in self._measured:
             return True
         if self._is_virtual(status):
-            return self._level >= _REGIONS or self._runs_region(directory)
+            return (
+                self._level >= _REGIONS
+                or self._name_of(status.st_dev, status.st_ino) in self._measured_paths
+                or self._runs_region(directory)
+            )
         if executable and status.st_dev != self._memory_device:
             return False
         return not _holds_elf(name, directory)
 
     def _is_virtual(self, status: os.stat_result) -> bool:
-        return (
-            self._contents.by_identity(status.st_dev, status.st_ino) is not None
-            or self._name_of(status.st_dev, status.st_ino) is not None
-        )
+        return self._name_of(status.st_dev, status.st_ino) is not None
 
     def _runs_region(self, directory: int) -> bool:
         """Whether the process's own executable is a verified file."""

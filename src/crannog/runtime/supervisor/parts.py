@@ -21,13 +21,7 @@ def register(supervisor: Supervisor) -> None:
     """
     world = supervisor.world
     executables = Executables(supervisor.contents, supervisor.say)
-    loading = Loading(
-        world.allow_dlopen,
-        world.measured,
-        supervisor.contents,
-        executables.name_of,
-        supervisor.say,
-    )
+    loading = Loading(world.allow_dlopen, world.measured, executables.name_of, supervisor.say)
     executables.rule = loading
     listing = Listing(supervisor, status_of)
     supervisor.executables = executables
