@@ -1,18 +1,16 @@
-"""Work done ahead in a thread: hashing while modules load, modules while LAS and CAS answer.
+"""Work done ahead in a thread: the program is hashed while modules load.
 
-Hashing and waiting need no interpreter lock. Every thread is joined before the program's fork.
+Hashing needs no interpreter lock. The thread is joined before anybody is asked, and so before the
+program's fork.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
-_INTERVAL = 0.0002  # seconds
 
 
 class Ahead(Generic[T]):
@@ -23,16 +21,11 @@ class Ahead(Generic[T]):
         self._values: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
-        # Each of its many short calls gives the interpreter lock away and wants it back: with the
-        # usual 5 ms it would wait longer than it works.
-        self._interval = sys.getswitchinterval()
-        sys.setswitchinterval(_INTERVAL)
         self._thread.start()
 
     def result(self) -> T:
         """What the work returned; raises what it raised. The thread is gone afterwards."""
         self._thread.join()
-        sys.setswitchinterval(self._interval)
         if self._error is not None:
             raise self._error
         return self._values[0]

@@ -153,13 +153,7 @@ def start_attested(
         log.debug(f"measured {entry.role.name.lower()} {entry.path}: {digest}")
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     proof = Proof(bytes.fromhex(measurement.mrenclave), launcher_digest(package))
-    # While LAS and CAS answer: below 2 the supervisor is needed whatever they say.
-    loading = Ahead(_load_supervisor) if settings.allow_dlopen < 2 else None
-    try:
-        configuration = get_configuration(settings, proof, log)
-    finally:
-        if loading is not None:
-            loading.result()
+    configuration = get_configuration(settings, proof, log)
     program = attested_program(configuration, measurement)
     for warning in program.warnings:
         log.warn(warning)
@@ -272,10 +266,6 @@ def close_inherited() -> None:
     while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-
-
-def _load_supervisor() -> None:
-    import crannog.runtime.supervisor.run  # noqa: F401
 
 
 def _run_shielded(program: Program, measurement: Measurement, root: Root, world: World) -> int:
