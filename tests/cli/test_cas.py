@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
+from crannog.testing.platform import DevelopmentPlatform
 from tests.cli.conftest import Commands
 
 WRONG = "3s1pm8W6Be6cPpe9y6vBZqTpEUC4Ky2n8XwZAx5Xg3Hs7q3KHx"
@@ -122,3 +124,27 @@ def test_a_new_database_asks_for_its_minimum_level(stranger: Commands) -> None:
     assert result.status == 78
     assert "minimum" in result.stderr
     assert not (stranger.home / "new" / "cas.db").exists()
+
+
+def test_the_minimum_level_of_a_running_cas_stays(crannog: Commands) -> None:
+    state = str(crannog.platform.directory / "state" / "cas")
+    result = crannog("cas", "set-minimum-level", "node", "--state-directory", state)
+    assert result.status != 0
+    assert str(crannog.platform.pid) in result.stderr
+
+
+def test_the_minimum_level_is_changed_on_the_record(tmp_path: Path) -> None:
+    with DevelopmentPlatform(tmp_path) as platform:
+        pass
+    commands = Commands(platform, tmp_path)
+    state = str(tmp_path / "state" / "cas")
+    head = commands.ok("cas", "set-minimum-level", "hardware", "--state-directory", state).strip()
+    audit = ("cas", "verify-audit-log", "--state-directory", state)
+    log = commands.ok(*audit, "--expect-head", head, "--export")
+    assert '"hardware"' in log
+    refused = commands("up", "--state-directory", str(tmp_path / "state"))
+    assert refused.status == 78
+    assert "hardware" in refused.stderr
+    weakened = commands("cas", "set-minimum-level", "simulation", "--state-directory", state)
+    assert "weakened from hardware to simulation" in weakened.stderr
+    commands.ok(*audit, "--expect-head", head)

@@ -229,6 +229,39 @@ def version(
         ui.result(f"{name}: {text}")
 
 
+@app.command("set-minimum-level")
+def set_minimum_level(
+    level: Annotated[Level, typer.Argument(help="simulation, node or hardware.")],
+    directory: StateOption = None,
+    key_provider: KeyOption = "file",
+) -> None:
+    """Change the weakest evidence that a stopped CAS accepts; it is written to the audit log.
+
+    Prints the audit log's new head.
+    """
+    import os
+
+    from crannog.cas.keys import key_provider as find_provider
+    from crannog.cas.server import DATABASE
+    from crannog.cas.service import CasService
+
+    state.doing = "the minimum level cannot be changed"
+    root = directory or state_directory("cas")
+    path = root / DATABASE
+    if not path.exists():
+        raise NotFound(f"there is no database {path}", hint="name the CAS's --state-directory")
+    service = CasService.open(path, keys=find_provider(key_provider, root, os.environ))
+    try:
+        before = service.minimum_level
+        service.set_minimum_level(level, actor="command line")
+        head = str(service.head)
+    finally:
+        service.close("minimum level set")
+    if not level.satisfies(before):
+        ui.warning(f"weakened from {before.value} to {level.value}")
+    ui.result(head)
+
+
 @app.command("verify-audit-log")
 def verify_audit_log(
     directory: StateOption = None,
@@ -254,12 +287,13 @@ def verify_audit_log(
 
     from crannog.cas import audit
     from crannog.cas.keys import key_provider as find_provider
+    from crannog.cas.server import DATABASE
     from crannog.cas.store.records import parse_head
 
     state.doing = "the audit log cannot be verified"
     root = directory or state_directory("cas")
     keys = find_provider(key_provider, root, os.environ)
-    path = root / "cas.db"
+    path = root / DATABASE
     expected = None if expect_head is None else parse_head(expect_head)
     found = audit.verify_audit_log(path, keys=keys, expect_head=expected)
     head = "" if found.head is None else str(found.head)
