@@ -240,3 +240,21 @@ def test_a_region_over_a_measured_library_serves_it_at_0(world: World, loader: P
     library = world.app / "libpart.so"
     done = world.run(loader, library, allow_dlopen=0, measured=[*native(loader), str(library)])
     assert done.out == "constructor ran\nloaded\n", done.err
+
+
+def test_the_loader_loads_nothing_else_by_preload_or_by_being_called(
+    world: World, library: Path, loader: Path
+) -> None:
+    planted = world.base / "planted"
+    shutil.copy("/bin/echo", planted)
+    ld = next(path for path in native(loader) if "/ld-" in path or "/ld." in path)
+    done = world.run(
+        "/bin/sh",
+        "-c",
+        f"LD_PRELOAD={library} {loader} jit; {ld} {planted} planted ran; echo end",
+        allow_dlopen=0,
+        measured=native("/bin/sh", loader),
+    )
+    assert done.out == "ran\nend\n", done.err
+    assert str(library) in done.err
+    assert str(planted) in done.err

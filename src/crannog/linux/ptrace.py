@@ -18,6 +18,7 @@ arch/arm64/include/uapi/asm/ptrace.h and has not been run.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -212,10 +213,13 @@ class Seized:
         self._request(PTRACE_GETSIGMASK, 8, ctypes.addressof(mask))
         everything = ctypes.c_uint64(0xFFFFFFFFFFFFFFFF)
         self._request(PTRACE_SETSIGMASK, 8, ctypes.addressof(everything))
-        self.set_registers(redirected(registers, self._layout, number, arguments))
-        self._on_to(SYSCALL_ENTRY)
-        after = self._on_to(SYSCALL_EXIT)
-        self._request(PTRACE_SETSIGMASK, 8, ctypes.addressof(mask))
+        try:
+            self.set_registers(redirected(registers, self._layout, number, arguments))
+            self._on_to(SYSCALL_ENTRY)
+            after = self._on_to(SYSCALL_EXIT)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                self._request(PTRACE_SETSIGMASK, 8, ctypes.addressof(mask))
         return _signed(after[self._layout.result]), after
 
     def _on_to(self, wanted: int) -> tuple[int, ...]:

@@ -327,6 +327,8 @@ class Executables:
             flags |= os.O_NOFOLLOW  # all links were followed in the walk
         if found.through:
             asker.granted(found)
+        if not stat.S_ISREG(os.stat(found.path).st_mode):  # to open a device may do something
+            raise OSError(errno.EACCES, "not a regular file")
         try:
             descriptor = os.open(found.path, flags)
         except PermissionError as error:
