@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from crannog.cas.keys import FileKey
+from crannog.cas.store.opening import open_store
 from crannog.cas.store.records import Event, Record, Version
-from crannog.cas.store.store import Store, open_store
+from crannog.cas.store.store import Store
 from crannog.levels import Level
 
 THREADS = 8

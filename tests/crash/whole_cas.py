@@ -17,7 +17,7 @@ from crannog.cas.keys import FileKey
 from crannog.cas.server import CasServer
 from crannog.cas.service import CasService
 from crannog.cas.settings import CasSettings
-from crannog.cas.store.store import open_store
+from crannog.cas.store.opening import open_store
 from crannog.evidence.claims import Trust
 from crannog.levels import Level
 

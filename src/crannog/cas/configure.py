@@ -6,7 +6,7 @@ set is fixed and documented here.
 
 from __future__ import annotations
 
-from crannog.cas.secrets import Values
+from crannog.cas.values import Values
 from crannog.errors import TooLarge, Unsupported
 from crannog.exchange.configuration import (
     MAX_FILE,

@@ -12,11 +12,13 @@ from collections import OrderedDict
 from datetime import datetime
 
 from crannog.cas.configure import configure
+from crannog.cas.judging import no_configuration
 from crannog.cas.requirements import requirements
-from crannog.cas.secrets import Bundle, Values, parse_bundle
+from crannog.cas.secrets import Bundle, parse_bundle
 from crannog.cas.store.records import Version
 from crannog.cas.store.sealing import Randomness
 from crannog.cas.store.store import Store
+from crannog.cas.values import Values
 from crannog.errors import IntegrityError, NotFound
 from crannog.evidence.appraise import Requirements
 from crannog.exchange.configuration import Configuration
@@ -82,7 +84,7 @@ class Prepared:
         service = self.session.service(name)
         if service is None:
             missing = NotFound(f"Service not found: {name[:128]!r} in {self.session.name!r}")
-            raise NotFound("Failed to retrieve service attestation configuration") from missing
+            raise no_configuration(missing)
         required = self._required.get((name, minimum))
         if required is None:
             required = requirements(

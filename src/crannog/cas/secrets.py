@@ -1,8 +1,8 @@
 """Secrets of a session version: generated once, kept across updates as the reference says.
 
-`generate` makes what a new version needs, `Values` gives it in the forms that `$$SCONE::…$$` asks
-for. What is generated lives in a `Bundle`, sealed beside the version's document; explicit values
-stay in the document itself. docs/secrets.md lists every key and where it is kept.
+`generate` makes what a new version needs; `values.py` gives it in the forms that are asked for.
+What is generated lives in a `Bundle`, sealed beside the version's document; explicit values stay in
+the document itself. docs/secrets.md lists every key and where it is kept.
 
 On an update (reference, section 2.7): ascii and binary keep their value where kind and size are the
 same; a private key only where both versions say `migrate: true`; a certificate never, though it is
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from crannog.errors import FormatError, IntegrityError, TooLarge
 from crannog.pki import issue, profiles
 from crannog.pki.authority import Authority
-from crannog.pki.identity import certificate_pem, parse_certificate
+from crannog.pki.identity import parse_certificate
 from crannog.pki.issue import Issuer, Randomness
 from crannog.pki.keys import (
     KeyType,
@@ -29,12 +29,10 @@ from crannog.pki.keys import (
     generate_key,
     generate_p256,
     key_der,
-    key_pem,
     parse_key,
 )
 from crannog.session.document import Endpoint, Migrate, Secret, SecretKind, Session
 from crannog.session.document import KeyType as SessionKeyType
-from crannog.session.forms import Form, encode_binary, form_of
 from crannog.wire import Fields, Json, encode_base64, encode_json, parse_object
 
 FORMAT = "crannog secrets 1"
@@ -148,7 +146,7 @@ def generate(
     if any(one.private_key is None for one in certified):
         session_authority = _session_authority(session, previous, authority, now=now, random=random)
     certificates = {
-        one.name: _certificate(session, one, keys, session_authority, now=now, random=random)
+        one.name: certify(session, one, keys, session_authority, now=now, random=random)
         for one in certified
     }
     return Bundle(
@@ -166,131 +164,6 @@ def random_ascii(size: int, random: Randomness) -> bytes:
     while len(found) < size:
         found += bytes(_CHARACTERS[byte % len(_CHARACTERS)] for byte in random(size) if byte < fair)
     return bytes(found[:size])
-
-
-class Values:
-    """The secrets of one version, in the forms that references ask for.
-
-    Args:
-        session: the version.
-        bundle: what was generated for it.
-        authority: the upper part of the chain of its certificates.
-        now: the present; certificates of limited validity are made anew, for the same key, when
-            two thirds of it are over.
-        random: randomness for serial numbers.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        bundle: Bundle,
-        authority: Authority,
-        *,
-        now: datetime,
-        random: Randomness,
-    ) -> None:
-        self._session = session
-        self._bundle = bundle
-        self._authority = authority
-        self._now = now
-        self._random = random
-        self._renewals: dict[str, x509.Certificate] = {}
-        self.fresh_until: datetime | None = None
-        """When `lookup` may answer differently; None for never. Grows earlier with each lookup."""
-
-    def lookup(self, name: str, suffix: str) -> bytes:
-        """The bytes that `$$SCONE::NAME` with that suffix stands for.
-
-        Raises:
-            FormatError: there is no such secret, or its kind does not offer the suffix.
-        """
-        secret = self._session.secret(name)
-        if secret is None:
-            raise FormatError(f"secret {name!r} is not one of session {self._session.name!r}")
-        form = form_of(secret, suffix, self._session.language)
-        match secret.kind:
-            case SecretKind.ASCII:
-                return self._value(secret)
-            case SecretKind.BINARY:
-                return encode_binary(self._value(secret), form)
-            case SecretKind.PRIVATE_KEY:
-                return self._private(secret, form)
-            case SecretKind.X509:
-                return self._certified(secret, form)
-
-    def public(self, secret: Secret) -> tuple[str, str]:
-        """Kind and value of a secret that the session makes public, as the REST API shows them."""
-        if not secret.export_public or secret.kind is SecretKind.PRIVATE_KEY:
-            raise ValueError(f"secret {secret.name!r} is not public")
-        if secret.kind is SecretKind.BINARY:
-            return "binary", self._value(secret).hex()
-        if secret.kind is SecretKind.X509:
-            return "x509", self._certified(secret, Form.CERTIFICATE_PEM).decode()
-        return "string", self._value(secret).decode()
-
-    def _value(self, secret: Secret) -> bytes:
-        if secret.value is None:
-            return _stored(self._bundle.values, secret.name)
-        if secret.kind is SecretKind.BINARY:
-            return bytes.fromhex(secret.value)
-        return secret.value.encode()
-
-    def _key(self, secret: Secret) -> PrivateKey:
-        if secret.value is not None and secret.kind is SecretKind.PRIVATE_KEY:
-            return parse_key(secret.value.encode(), what=f"secret {secret.name!r}")
-        return parse_key(_stored(self._bundle.keys, secret.name), what=f"secret {secret.name!r}")
-
-    def _private(self, secret: Secret, form: Form) -> bytes:
-        key = self._key(secret)
-        return key_der(key) if form is Form.PRIVATE_KEY_DER else key_pem(key)
-
-    def _certified(self, secret: Secret, form: Form) -> bytes:
-        if form in (Form.PRIVATE_KEY_PEM, Form.PRIVATE_KEY_DER):
-            named = self._session.secret(secret.private_key) if secret.private_key else None
-            return self._private(named or secret, form)
-        certificate = self._certificate(secret)
-        if form is Form.CERTIFICATE_DER:
-            return certificate.public_bytes(Encoding.DER)
-        if form is Form.CERTIFICATE_PEM:
-            return certificate_pem(certificate).encode()
-        # The dotted one runs from the root down and ends with the certificate itself; the other
-        # from its issuer up to the root (reference, section 2.8).
-        upward = self._issuers(secret)
-        chain = [*reversed(upward), certificate] if form is Form.CHAIN_DOWNWARD else upward
-        return "".join(certificate_pem(one) for one in chain).encode()
-
-    def _issuers(self, secret: Secret) -> list[x509.Certificate]:
-        if secret.private_key is not None or self._bundle.authority is None:
-            return []  # self-signed
-        issuer = parse_certificate(self._bundle.authority[0], what="the session's authority")
-        return [issuer, *self._authority.chain]
-
-    def _certificate(self, secret: Secret) -> x509.Certificate:
-        if secret.value is not None:
-            return parse_certificate(secret.value.encode(), what=f"secret {secret.name!r}")
-        found = parse_certificate(
-            _stored(self._bundle.certificates, secret.name), what=f"secret {secret.name!r}"
-        )
-        if secret.valid_for is None:
-            return found
-        renew = timedelta(seconds=secret.valid_for * 2 / 3)
-        started = found.not_valid_before_utc + profiles.SKEW
-        if self._now >= started + renew:
-            # One for all references: a chain has to end in the certificate beside it.
-            renewed = self._renewals.get(secret.name) or self._renewed(secret)
-            found = self._renewals[secret.name] = renewed
-            started = self._now
-        until = started + renew
-        self.fresh_until = min(self.fresh_until or until, until)
-        return found
-
-    def _renewed(self, secret: Secret) -> x509.Certificate:
-        named = self._session.secret(secret.private_key) if secret.private_key else secret
-        stored = {} if named is None else {named.name: key_der(self._key(named))}
-        issuer = _parse_issuer(self._bundle.authority)
-        return _certificate(
-            self._session, secret, stored, issuer, now=self._now, random=self._random
-        )
 
 
 def _is_generated_certificate(secret: Secret) -> bool:
@@ -343,7 +216,7 @@ def _session_authority(
     random: Randomness,
 ) -> Issuer:
     # Kept across versions: it is what clients of the session's services trust.
-    kept = _parse_issuer(previous[1].authority) if previous else None
+    kept = parse_issuer(previous[1].authority) if previous else None
     return kept or authority.issue_session(session.name, generate_p256(), now=now, random=random)
 
 
@@ -353,14 +226,15 @@ def _stored_issuer(issuer: Issuer | None) -> tuple[bytes, bytes] | None:
     return issuer.certificate.public_bytes(Encoding.DER), key_der(issuer.key)
 
 
-def _parse_issuer(stored: tuple[bytes, bytes] | None) -> Issuer | None:
+def parse_issuer(stored: tuple[bytes, bytes] | None) -> Issuer | None:
+    """The session's own authority as a bundle holds it."""
     if stored is None:
         return None
     what = "the session's authority"
     return Issuer(parse_certificate(stored[0], what=what), parse_key(stored[1], what=what))
 
 
-def _certificate(
+def certify(
     session: Session,
     secret: Secret,
     keys: Mapping[str, bytes],
@@ -369,16 +243,25 @@ def _certificate(
     now: datetime,
     random: Randomness,
 ) -> x509.Certificate:
-    """The certificate of an x509 secret: signed by the session in 0.2, by itself in 0.3."""
+    """The certificate of an x509 secret: signed by the session in 0.2, by itself in 0.3.
+
+    Args:
+        session: the version that the secret is of.
+        secret: of kind x509, without a value.
+        keys: the generated keys, PKCS#8 DER, by the name of their secret.
+        issuer: the session's own authority, where a certificate needs it.
+        now: the beginning of its validity.
+        random: randomness for the serial number.
+    """
     if secret.private_key is None:
-        key = parse_key(_stored(keys, secret.name), what=f"secret {secret.name!r}")
+        key = parse_key(stored_value(keys, secret.name), what=f"secret {secret.name!r}")
         signer = issuer
     else:
         named = session.secret(secret.private_key)
         if named is not None and named.value is not None:
             key = parse_key(named.value.encode(), what=f"secret {named.name!r}")
         else:
-            key = parse_key(_stored(keys, secret.private_key), what=f"secret {secret.name!r}")
+            key = parse_key(stored_value(keys, secret.private_key), what=f"secret {secret.name!r}")
         signer = None
     until = profiles.END
     if secret.valid_for is not None:
@@ -395,7 +278,8 @@ def _certificate(
     )
 
 
-def _stored(group: Mapping[str, bytes], name: str) -> bytes:
+def stored_value(group: Mapping[str, bytes], name: str) -> bytes:
+    """The value of that secret; `IntegrityError` where the bundle has none."""
     found = group.get(name)
     if found is None:
         raise IntegrityError(f"the value of secret {name!r} is missing from what was stored")

@@ -19,24 +19,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crannog.cas.changes import widened
-from crannog.cas.configure import Budget, configure
+from crannog.cas.judging import evidence_notes, judge, no_configuration
 from crannog.cas.keys import KeyProvider
 from crannog.cas.prepared import Prepared, PreparedSessions
 from crannog.cas.refusals import may_know
-from crannog.cas.secrets import Bundle, Values, generate
+from crannog.cas.rehearsal import rehearse
+from crannog.cas.secrets import generate
+from crannog.cas.store.opening import open_store
 from crannog.cas.store.records import AuditHead, Event, Record, Version
 from crannog.cas.store.sealing import Randomness
-from crannog.cas.store.store import Store, open_store, require_version
+from crannog.cas.store.store import Store, require_version
 from crannog.errors import (
     Denied,
     Error,
-    EvidenceRejected,
     NotFound,
     Unauthenticated,
-    Unsupported,
     chain,
 )
-from crannog.evidence.appraise import Requirements, appraise
 from crannog.evidence.claims import Claims, Trust
 from crannog.exchange.configuration import Configuration
 from crannog.levels import Level
@@ -47,7 +46,6 @@ from crannog.session.access import (
     may_read,
     may_update,
     requester,
-    token_matches,
     with_creator,
 )
 from crannog.session.canonical import render, session_hash
@@ -55,14 +53,6 @@ from crannog.session.document import SecretKind, Session
 from crannog.session.load import load_session
 
 Clock = Callable[[], datetime]
-
-NOT_TRUSTWORTHY = "The program enclave is not trustworthy"
-NO_CONFIGURATION = "Failed to retrieve service attestation configuration"
-_NOTHING = bytes(32)
-
-MAX_REHEARSED = 64 * 1024 * 1024
-"""Bytes of secrets in all configurations of one session: anybody may post a session, and services
-that share an image multiply what it holds."""
 
 
 class Created(NamedTuple):
@@ -234,7 +224,9 @@ class CasService:
         )
         new_hash = session_hash(session)
         # What cannot be given to a program is refused now and not when the program starts.
-        self._rehearse(session, bundle, new_hash, created)
+        rehearse(
+            session, bundle, self._authority, new_hash=new_hash, now=created, random=self._random
+        )
         version = self._store.add_version(
             name=session.name,
             session_hash=new_hash,
@@ -350,10 +342,10 @@ class CasService:
         now = self._now()
         try:
             if version is None:
-                raise _no_configuration(NotFound(f"Session not found: {name[:128]!r}"))
+                raise no_configuration(NotFound(f"Session not found: {name[:128]!r}"))
             prepared = self._sessions.get(version)
             base, required = prepared.service(service, now, self._store.minimum_level)
-            self._judge(prepared.session, claims, required, otp, service_access_token)
+            judge(prepared.session, claims, required, otp=otp, token=service_access_token)
         except NotFound as error:
             self.count(error)
             raise
@@ -368,7 +360,7 @@ class CasService:
                 session_hash=base.session_hash,
                 service=service,
                 actor=claims.signer.hex(),
-                notes=_evidence_notes(claims, peer, request_id),
+                notes=evidence_notes(claims, peer, request_id),
             )
         )
         return base._replace(level=claims.level, mrenclave=claims.mrenclave)
@@ -422,31 +414,6 @@ class CasService:
             )
         )
 
-    def _judge(
-        self,
-        session: Session,
-        claims: Claims,
-        required: Requirements,
-        otp: str | None,
-        token: str | None,
-    ) -> None:
-        # (1) what the program is, and who says so
-        try:
-            appraise(claims, required)
-        except EvidenceRejected as error:
-            raise EvidenceRejected(NOT_TRUSTWORTHY) from error
-        # (2) the second factors; never echoed
-        if otp is not None:
-            raise Unsupported(
-                "one-time passwords are not supported yet",
-                hint="leave the part after @ out of the configuration id",
-            )
-        if not token_matches(session, token):
-            raise Denied(
-                "the service access token is missing or wrong",
-                hint="set SCONE_SERVICE_ACCESS_TOKEN to the session's service_access_token",
-            )
-
     def _refuse_service(
         self,
         version: Version | None,
@@ -469,26 +436,11 @@ class CasService:
                 service=service,
                 actor=claims.signer.hex(),
                 notes=(
-                    *_evidence_notes(claims, peer, request_id),
+                    *evidence_notes(claims, peer, request_id),
                     ("reason", "; ".join(chain(error))),
                 ),
             )
         )
-
-    def _rehearse(self, session: Session, bundle: Bundle, new_hash: str, now: datetime) -> None:
-        budget = Budget(MAX_REHEARSED)
-        for service in session.services:
-            values = Values(session, bundle, self._authority, now=now, random=self._random)
-            rehearsed = configure(
-                session,
-                service,
-                values,
-                session_hash=new_hash,
-                level=Level.SIMULATION,
-                mrenclave=_NOTHING,
-                budget=budget,
-            )
-            budget.spend(sum(len(file.content) for file in rehearsed.files))
 
 
 def _stored_record(
@@ -508,20 +460,3 @@ def _stored_record(
         actor=who.key_hash,
         notes=tuple(notes),
     )
-
-
-def _evidence_notes(claims: Claims, peer: str, request_id: str) -> tuple[tuple[str, str], ...]:
-    return (
-        ("level", claims.level.value),
-        ("method", claims.method),
-        ("mrenclave", claims.mrenclave.hex()),
-        ("launcher", claims.launcher.hex()),
-        ("peer", peer),
-        ("request", request_id),
-    )
-
-
-def _no_configuration(cause: NotFound) -> NotFound:
-    error = NotFound(NO_CONFIGURATION)
-    error.__cause__ = cause
-    return error

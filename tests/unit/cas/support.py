@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from crannog.cas.keys import FileKey
 from crannog.cas.service import CasService
+from crannog.cas.store.opening import open_store
 from crannog.cas.store.records import Event, Record, Version
-from crannog.cas.store.store import Store, open_store
+from crannog.cas.store.store import Store
 from crannog.evidence.claims import Claims
 from crannog.levels import Level
 from crannog.pki import issue, profiles

@@ -6,7 +6,8 @@ import pytest
 
 from crannog.cas.configure import DEFAULT_ENVIRONMENT, configure
 from crannog.cas.requirements import requirements
-from crannog.cas.secrets import Values, generate
+from crannog.cas.secrets import generate
+from crannog.cas.values import Values
 from crannog.errors import Error, TooLarge, Unsupported
 from crannog.exchange.configuration import (
     Configuration,

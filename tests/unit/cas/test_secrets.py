@@ -9,7 +9,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
-from crannog.cas.secrets import Bundle, Values, generate, parse_bundle, random_ascii
+from crannog.cas.secrets import Bundle, generate, parse_bundle, random_ascii
+from crannog.cas.values import Values
 from crannog.errors import FormatError, TooLarge
 from crannog.pki.authority import Authority, create_authority
 from crannog.pki.keys import generate_p256, key_pem

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from crannog.cas.keys import EnvironmentKey, FileKey
+from crannog.cas.store.opening import open_store
 from crannog.cas.store.records import Event, Record
-from crannog.cas.store.store import open_store
 from crannog.errors import (
     AlreadyExists,
     Conflict,
@@ -134,7 +134,7 @@ def test_a_second_cas_on_the_same_database_is_refused(tmp_path: Path) -> None:
     script = (
         "import sys, datetime, pathlib\n"
         "from crannog.cas.keys import FileKey\n"
-        "from crannog.cas.store.store import open_store\n"
+        "from crannog.cas.store.opening import open_store\n"
         "path = pathlib.Path(sys.argv[1])\n"
         "try:\n"
         "    open_store(path / 'cas.db', keys=FileKey(path / 'master.key'),\n"

@@ -1,0 +1,72 @@
+"""Does a service get its configuration? The recipe, and what of it the audit log keeps."""
+
+from __future__ import annotations
+
+from crannog.errors import Denied, EvidenceRejected, NotFound, Unsupported
+from crannog.evidence.appraise import Requirements, appraise
+from crannog.evidence.claims import Claims
+from crannog.session.access import token_matches
+from crannog.session.document import Session
+
+# The reference's texts, which people search for (reference, section 4.5).
+NOT_TRUSTWORTHY = "The program enclave is not trustworthy"
+NO_CONFIGURATION = "Failed to retrieve service attestation configuration"
+
+
+def judge(
+    session: Session,
+    claims: Claims,
+    required: Requirements,
+    *,
+    otp: str | None,
+    token: str | None,
+) -> None:
+    """Return when a program with these claims may have what the session holds for it.
+
+    Args:
+        session: the version that applies.
+        claims: of authentic evidence.
+        required: what the session and the CAS ask for.
+        otp: the one-time password the program showed.
+        token: the service access token it showed.
+
+    Raises:
+        EvidenceRejected: the claims do not suit the session, with every mismatch.
+        Unsupported: a one-time password, which sessions cannot ask for yet.
+        Denied: the token is missing or wrong.
+    """
+    # (1) what the program is, and who says so
+    try:
+        appraise(claims, required)
+    except EvidenceRejected as error:
+        raise EvidenceRejected(NOT_TRUSTWORTHY) from error
+    # (2) the second factors; never echoed
+    if otp is not None:
+        raise Unsupported(
+            "one-time passwords are not supported yet",
+            hint="leave the part after @ out of the configuration id",
+        )
+    if not token_matches(session, token):
+        raise Denied(
+            "the service access token is missing or wrong",
+            hint="set SCONE_SERVICE_ACCESS_TOKEN to the session's service_access_token",
+        )
+
+
+def evidence_notes(claims: Claims, peer: str, request_id: str) -> tuple[tuple[str, str], ...]:
+    """What an audit record says of evidence."""
+    return (
+        ("level", claims.level.value),
+        ("method", claims.method),
+        ("mrenclave", claims.mrenclave.hex()),
+        ("launcher", claims.launcher.hex()),
+        ("peer", peer),
+        ("request", request_id),
+    )
+
+
+def no_configuration(cause: NotFound) -> NotFound:
+    """The error of a session or service that is not there, with `cause` under it."""
+    error = NotFound(NO_CONFIGURATION)
+    error.__cause__ = cause
+    return error
