@@ -69,8 +69,8 @@ class Shield:
         self.app.mkdir(exist_ok=True)
         for path in directories:
             (self.app / path).mkdir(parents=True, exist_ok=True)
-        for path, data in self.fspf.disk.items():
-            place = Path(os.fsdecode(path))
+        for on_disk, data in self.fspf.disk.items():
+            place = Path(os.fsdecode(on_disk))
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
         for name, to in (links or {}).items():

@@ -22,9 +22,11 @@ class FakeDisk:
         self,
         entries: Mapping[bytes, bytes | None],
         handed_out: Mapping[bytes, bytes] | None = None,
+        handed_out_files: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.entries: dict[bytes, bytes | None] = {b"/": DIRECTORY, **entries}
         self.handed_out = dict(handed_out or {})
+        self.handed_out_files = dict(handed_out_files or {})
         self.looked_at: list[bytes] = []
 
     def read_link(self, path: bytes) -> bytes:
@@ -43,6 +45,9 @@ class FakeDisk:
 
     def virtual_directory(self, path: bytes) -> bytes | None:
         return self.handed_out.get(path)
+
+    def virtual_file(self, path: bytes) -> bytes | None:
+        return self.handed_out_files.get(path)
 
     def _real(self, path: bytes, follow: bool = False, depth: int = 0) -> tuple[bytes, int | None]:
         if depth > 40:

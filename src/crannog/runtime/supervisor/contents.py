@@ -114,6 +114,11 @@ class Contents:
         """The virtual file of that identity, which a program may hold open."""
         return self._by_identity.get((device, inode))
 
+    def protected_path(self, device: int, inode: int) -> bytes | None:
+        """The path of the protected file of that identity, or None."""
+        file = self._by_identity.get((device, inode))
+        return file.path if file is not None and file.entry is not None else None
+
     def inode_of(self, path: bytes) -> int | None:
         """The inode number of a file that is known already, or None."""
         file = self._injected.get(path) or self._files.get(path)

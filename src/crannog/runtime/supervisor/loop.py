@@ -93,7 +93,7 @@ class Supervisor:
         self.namespace = namespace
         self.contents = contents
         self.directories = directories
-        self.resolver = Resolver(namespace, RealDisk(directories.identities))
+        self.resolver = Resolver(namespace, RealDisk(directories.identities, contents.protected_path))
         self.tasks = Tasks()
         self.handlers: dict[str, Handler] = {}
         self.rights: dict[Credentials, dict[Found, int]] = {}

@@ -16,6 +16,7 @@ import errno
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from crannog.runtime.supervisor.namespace import Namespace, Place
@@ -87,13 +88,27 @@ class Disk(Protocol):
         """The virtual path of what a magic link stands for, where it was given out by us."""
 
 
+    def virtual_file(self, path: bytes) -> bytes | None:
+        """Likewise, of a protected file."""
+
+
 class RealDisk:
-    """The disk itself; `directories` knows the identities of what was given out."""
+    """The disk itself.
 
-    __slots__ = ("_directories",)
+    Args:
+        directories: the identities of directories that were given out.
+        file: finds the path of a protected file by device and inode.
+    """
 
-    def __init__(self, directories: dict[tuple[int, int], bytes]) -> None:
+    __slots__ = ("_directories", "_file")
+
+    def __init__(
+        self,
+        directories: dict[tuple[int, int], bytes],
+        file: Callable[[int, int], bytes | None],
+    ) -> None:
         self._directories = directories
+        self._file = file
 
     def read_link(self, path: bytes) -> bytes:
         """See `Disk`."""
@@ -110,6 +125,14 @@ class RealDisk:
         except OSError:
             return None
         return self._directories.get((found.st_dev, found.st_ino))
+
+    def virtual_file(self, path: bytes) -> bytes | None:
+        """See `Disk`."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return self._file(found.st_dev, found.st_ino)
 
 
 class Caller(NamedTuple):
@@ -471,6 +494,12 @@ class _Walk:
             self.through = True
             self._move(virtual)
             return True, None
+        file = self._disk.virtual_file(path)
+        if file is not None:
+            # The kernel would open it by its descriptor, even for writing.
+            self._passed.clear()
+            entry = self._namespace.entry(file)
+            return True, self._end(Where.FILE, file, entry, last)
         return True, self._enter_magic(path, last=last)
 
     def _enter_magic(self, path: bytes, *, last: bool) -> Found | None:
