@@ -184,12 +184,12 @@ def shell(request: pytest.FixtureRequest) -> Iterator[Callable[..., pexpect.spaw
         configure(
             "python3",
             "-c",
-            "import signal, sys, time\n"
-            "signal.signal(signal.SIGWINCH, lambda n, f: print('resized', flush=True))\n"
-            "print('up', flush=True)\n"
-            "while True:\n"
-            "    try: print('line', sys.stdin.readline().strip(), flush=True)\n"
-            "    except KeyboardInterrupt: print('interrupted', flush=True); break\n"
+            "import os, signal, sys\n"
+            "signal.signal(signal.SIGWINCH, lambda n, f: os.write(1, b'resized\\n'))\n"
+            "try:\n"
+            "    os.write(1, b'up\\n')\n"
+            "    while True: os.write(1, b'line ' + os.read(0, 99))\n"
+            "except KeyboardInterrupt: os.write(1, b'interrupted\\n')\n"
             "sys.exit(9)\n",
         )
     )

@@ -111,7 +111,13 @@ def _stop_along(pid: int, number: int) -> None:
     """Stop as the program did, where the terminal's user asked for it; go on together."""
     if number not in _FROM_TERMINAL or os.getpid() == 1 or not _has_terminal():
         return
-    os.kill(os.getpid(), signal.SIGSTOP)
+    # By the same signal, so that a launcher above a guardian, or a shell, sees which it was. The
+    # terminal's own is pending: taken first, or there would be two stops for one.
+    while signal.sigtimedwait({number}, 0) is not None:
+        pass
+    os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # stopped here
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGCONT)
 
