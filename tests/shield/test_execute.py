@@ -393,3 +393,49 @@ def test_a_program_finds_its_libraries_beside_itself(world: World) -> None:
     for argv in ((str(world.app / "main"),), ("/bin/sh", "-c", f"cd {world.app} && ./main")):
         done = world.run(*argv)
         assert (done.status, done.out) == (0, "constructor ran\n"), done.err
+
+
+def test_no_detour_leads_to_a_planted_program(world: World) -> None:
+    world.add("known/x", "x")
+    world.protect()
+    planted = world.app / "known/planted"
+    shutil.copy("/bin/echo", planted)
+    link = world.base / "link"
+    link.symlink_to(planted)
+    up = world.base / "up"
+    up.symlink_to(world.app)
+    names = [
+        f"/proc/self/root{planted}",
+        f"/proc/thread-self/root{planted}",
+        f"{world.base}/./app/../app//known/planted",
+        str(link),
+        f"{up}/known/planted",
+        f"/proc/self/root{up}/known/planted",
+    ]
+    scripts = []
+    for index, name in enumerate(names):
+        script = world.base / f"script-{index}"
+        script.write_text(f"#!{name}\n")
+        script.chmod(0o755)
+        scripts.append(str(script))
+    loaders = []
+    for index, name in enumerate(names[:3]):
+        program = world.base / f"program-{index}"
+        compile_program("exec_self.c", program, f"-Wl,--dynamic-linker={name}")
+        loaders.append(str(program))
+    fails = world.base / "fails"
+    compile_program("exec_fails.c", fails)
+    done = world.run(fails, *names, *scripts, *loaders)
+    assert done.out == "ENOENT\n" * 15, done.err
+
+    detours = (
+        "import os, sys\n"
+        "directory = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "os.chdir(sys.argv[1])\n"
+        "for name in ('planted', './planted', '/proc/self/cwd/planted',\n"
+        "             f'/proc/self/fd/{directory}/planted', f'/dev/fd/{directory}/planted'):\n"
+        "    try: os.execv(name, ['planted', 'ran'])\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    done = world.run("/usr/bin/python3", "-c", detours, world.app / "known")
+    assert done.out == "2\n" * 5, done.err

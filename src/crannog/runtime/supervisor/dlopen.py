@@ -96,7 +96,9 @@ class Loading:
         call.fail(_EACCES)
 
     def _may_map(self, name: str, directory: int, status: os.stat_result, executable: bool) -> bool:
-        if not stat.S_ISREG(status.st_mode) or _state(status) in self._measured:
+        if not stat.S_ISREG(status.st_mode):
+            return not stat.S_ISBLK(status.st_mode)  # a disk holds what somebody put there
+        if _state(status) in self._measured:
             return True
         if self._is_virtual(status):
             return (
