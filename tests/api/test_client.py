@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from crannog.errors import Denied, Unavailable
 from crannog.evidence.envelope import Envelope
@@ -19,8 +22,18 @@ from crannog.transport.address import Address
 from crannog.transport.client import Wanted, attest
 from crannog.transport.http_client import HttpClient
 from crannog.transport.las_client import LasAddress, LasConnection, UnixAddress
+from crannog.transport.listener import Listener, Slot, tcp_socket
 from crannog.transport.retry import Retry
-from crannog.transport.tls import Pin
+from crannog.transport.stream import Deadline
+from crannog.transport.tls import (
+    ClientCertificate,
+    Identity,
+    Pin,
+    load_identity,
+    parse_pin,
+    server_context,
+    server_stream,
+)
 from tests.api.helpers import LAUNCHER, MRENCLAVE, SESSION, Cas, SharedLog, running, statement
 
 
@@ -133,3 +146,74 @@ def test_who_is_asking_while_the_cas_stops_gets_all_or_a_clear_error(tmp_path: P
     assert configured
     assert all(one.argv == ("python3", "/app/server.py") for one in configured)
     assert "crashed" not in cas.logged.text
+
+
+X509_SESSION = f"""\
+name: everybody
+version: "0.2"
+services:
+  - name: web
+    image_name: image
+    command: [web]
+    mrenclaves: [{MRENCLAVE.hex()}]
+images:
+  - name: image
+    injection_files:
+      - path: /chain
+        content: $$SCONE::tls.chain$$
+      - path: /key
+        content: $$SCONE::tls.key$$
+secrets:
+  - name: tls
+    kind: x509
+"""
+
+
+@contextmanager
+def _false_cas(identity: Identity) -> Iterator[tuple[Address, list[bytes]]]:
+    """A server that has that identity, and what it hears."""
+    heard: list[bytes] = []
+
+    def handle(slot: Slot) -> None:
+        stream = server_stream(server_context(identity, ClientCertificate.OPTIONAL), slot.socket)
+        try:
+            stream.handshake(Deadline.after(10))
+            heard.append(stream.receive(Deadline.after(10)))
+        finally:
+            stream.close()
+
+    listener = Listener(
+        "false",
+        tcp_socket("127.0.0.1", 0, "test"),
+        handle,
+        connections=4,
+        failed=lambda _peer, _error: None,
+    )
+    listener.start()
+    try:
+        yield Address(*listener.address), heard
+    finally:
+        listener.stop(5)
+
+
+@pytest.mark.parametrize("kind", ["key hash", "authorities"])
+def test_a_program_s_certificate_of_the_same_cas_is_not_the_pinned_cas(
+    tmp_path: Path, kind: str
+) -> None:
+    # Anybody may post a session, and its program gets a key and a chain up to the CAS's own root.
+    with running(tmp_path) as cas:
+        cas.post(X509_SESSION)
+        files = {file.path: file.content for file in cas.attest("everybody/web").files}
+        authority = cas.server.service.authority
+    chain = x509.load_pem_x509_certificates(files["/chain"])[::-1]
+    pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)
+    identity = load_identity(pem, files["/key"], "the program's")
+    pin = Pin(authority_pem=authority.chain_pem.encode())
+    if kind == "key hash":
+        pin = parse_pin(authority.key_hash, "the pin")
+    with _false_cas(identity) as (address, heard):
+        with pytest.raises(Denied, match="not the pinned one"):
+            HttpClient(address, pin=pin).request("POST", "/session", b"plan")
+        with pytest.raises(Denied, match="not the pinned one"):
+            attest(address, Wanted("a/b", LAUNCHER), lambda _: (), pin=pin, seconds=5)
+    assert b"".join(heard) == b""

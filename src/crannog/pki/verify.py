@@ -12,9 +12,10 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.x509.oid import ExtensionOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from crannog.errors import FormatError, IntegrityError
+from crannog.pki.profiles import SERVER_AUTH, SESSION_PREFIX
 
 MAX_DEPTH = 8
 _KNOWN = {
@@ -52,6 +53,31 @@ def verify_chain(
         _check_signed(path[depth - 1], certificate)
     _check_signed(root, root)
     return path[0]
+
+
+def verify_server(path: Sequence[x509.Certificate]) -> None:
+    """Return when the leaf of a verified `path` (leaf first, without its root) is a server's own.
+
+    (A) A CAS signs for itself and for the sessions of whoever posts one, below one root. So that a
+    session's certificate is never taken for the CAS's, the leaf has to be one for servers, and no
+    session's authority may be on its way.
+
+    Raises:
+        IntegrityError: it is an authority's, not for servers, or a session's.
+    """
+    leaf, *authorities = path
+    extensions = leaf.extensions
+    try:
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usages = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise IntegrityError(f"certificate {_name(leaf)} does not say what it is for") from error
+    if constraints.ca or SERVER_AUTH not in usages:
+        raise IntegrityError(f"certificate {_name(leaf)} is not a server's")
+    for certificate in authorities:
+        for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+            if str(attribute.value).startswith(SESSION_PREFIX):
+                raise IntegrityError(f"certificate {_name(leaf)} belongs to a session")
 
 
 def _check_form(certificate: x509.Certificate, now: datetime) -> None:

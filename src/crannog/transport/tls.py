@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 
+_OWN_CHAIN = 2
+"""A CAS's own certificates below its root: the server's and the instance's."""
+
+_LONGEST_CHAIN = 8
+"""Below an authority that somebody names: as long as `verify_chain` takes."""
+
+
 class ClientCertificate(Enum):
     """Whether a server insists on a client's certificate."""
 
@@ -128,8 +135,11 @@ class Pin(NamedTuple):
 
     Attributes:
         key_sha256: SHA-256 over the DER of the SubjectPublicKeyInfo of the server's key, or of
-            one of the authorities in the chain that it shows.
+            the root of the chain that it shows.
         authority_pem: certificates, one of which the server's chain has to end in.
+
+    An authority vouches for a server only by a certificate that was issued for one: what the same
+    root signs for the sessions' programs, which anybody can have, is not a CAS's.
     """
 
     key_sha256: bytes | None = None
@@ -196,7 +206,7 @@ def _chain_holds_key(stream: TlsStream, digest: bytes, now: datetime) -> bool:
 
     for certificate in _certificates(stream)[1:]:
         if hashlib.sha256(spki_der(certificate.public_key())).digest() == digest:
-            return _verified(stream, certificate, now)
+            return _verified(stream, certificate, now, longest=_OWN_CHAIN)
     return False
 
 
@@ -207,11 +217,11 @@ def _chain_ends_in(stream: TlsStream, pem: bytes, now: datetime) -> bool:
         roots = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise Misconfigured("the authority to verify the server with is not PEM") from error
-    return any(_verified(stream, root, now) for root in roots)
+    return any(_verified(stream, root, now, longest=_LONGEST_CHAIN) for root in roots)
 
 
-def _verified(stream: TlsStream, root: x509.Certificate, now: datetime) -> bool:
-    from crannog.pki.verify import verify_chain
+def _verified(stream: TlsStream, root: x509.Certificate, now: datetime, *, longest: int) -> bool:
+    from crannog.pki.verify import verify_chain, verify_server
 
     chain = _certificates(stream)
     if chain and chain[0] == root:
@@ -221,8 +231,12 @@ def _verified(stream: TlsStream, root: x509.Certificate, now: datetime) -> bool:
         if certificate == root:
             break
         path.append(certificate)
+    if len(path) > longest:
+        return False
     try:
         verify_chain(path, root=root, now=now)
+        # (A) Anybody may have a session, and with it a certificate below the same root.
+        verify_server(path)
     except Error:
         return False
     return True
