@@ -50,6 +50,7 @@ _SEEK_SET: Final = 0
 _MAX_ROOM: Final = 1 << 20
 _READ_BLOCK: Final = 1 << 17
 _SNAPSHOTS: Final = 16
+_MAX_NATIVE: Final = 1 << 16
 _EXACT: Final = 256
 """Directories with up to so many names have the inode numbers that stat gives (it has to make each
 file's memfd for that); larger ones have numbers of their own for what nobody asked about yet."""
@@ -81,6 +82,7 @@ class Listing:
         self._supervisor = supervisor
         self._status_of = status_of
         self._regions: OrderedDict[bytes, list[DirectoryRecord]] = OrderedDict()
+        self._native: set[tuple[int, int]] = set()
         self._snapshots: OrderedDict[tuple[int, int], _Snapshot] = OrderedDict()
 
     def handle(self, call: Call) -> None:
@@ -89,6 +91,9 @@ class Listing:
         descriptor, buffer, room = call.arguments[:3]
         descriptor &= 0xFFFFFFFF
         identity = supervisor.identity(call, descriptor)
+        if identity in self._native:
+            call.proceed()
+            return
         directory = call.task.directory
         path = supervisor.directories.path_of(*identity)
         virtual = path is not None
@@ -100,6 +105,11 @@ class Listing:
             # Never to be had from us; by whatever way it came, the disk's names do not count.
             virtual = supervisor.namespace.place(path) is Place.PROTECTED
             if not virtual and not supervisor.namespace.added_names(path):
+                if len(self._native) >= _MAX_NATIVE:
+                    self._native.clear()
+                # The program cannot move what leads to a region. If somebody else does, and this
+                # directory comes to lie there, its listing lacks names, and nothing else.
+                self._native.add(identity)
                 call.proceed()
                 return
         position, cloexec = _position(directory, descriptor)
