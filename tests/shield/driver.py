@@ -1,7 +1,7 @@
 """Runs one program under the shield in a process of its own; what a test calls.
 
-`python -m tests.shield.driver SPECIFICATION`, a JSON document: the launcher has to be a process with
-one thread and without other children, which pytest is not.
+`python -m tests.shield.driver SPECIFICATION`, a JSON document: the launcher has to be a process
+with one thread and without other children, which pytest is not.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crannog.errors import Error, chain, hints
+from crannog.linux.process import forbid_core_dumps
 from crannog.runtime.init import hold_signals
 from crannog.runtime.supervisor.run import run_shielded
 from crannog.runtime.supervisor.world import InjectedFile, World
@@ -42,6 +43,7 @@ def main(specification: dict[str, Any]) -> int:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+    forbid_core_dumps()
     hold_signals()
     try:
         return run_shielded(

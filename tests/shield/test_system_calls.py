@@ -1,4 +1,4 @@
-"""The table of docs/formats/system-calls.md, row by row, from a static program with four threads."""
+"""The table of docs/formats/system-calls.md, row by row: a static program with four threads."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def how(flags: int, resolve: int) -> str:
     return "x:" + HOW.pack(flags, 0, resolve).hex()
 
 
-# {A} the region, {B} the directory above it, {I} an injected file in a directory that is not on disk,
-# {K} one inside the region, {D} a directory on disk.
+# {A} the region, {B} the directory above it, {I} an injected file in a directory {L} that is not
+# on disk, {K} one inside the region, {D} a directory on disk.
 READING: tuple[Row, ...] = (
     ("open-file", "openat n:-100 s:{A}/a.txt n:0 n:0", "fd:alpha"),
     ("open-old", "open s:{A}/a.txt n:0 n:0", "fd:alpha"),

@@ -12,6 +12,8 @@ from crannog.errors import Unsupported
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_CLOSE_RANGE = 436
+_CLOSE_RANGE_CLOEXEC = 4
 
 
 def _prctl(option: int, value: int, what: str) -> None:
@@ -54,9 +56,19 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def close_from(first: int) -> None:
-    """Close every descriptor of this process from `first` on."""
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+def close_from(first: int, *, on_execve: bool = False) -> None:
+    """Close every descriptor of this process from `first` on, or have execve close them.
+
+    By the system call itself: descriptors may be many, and walking `/proc` needs paths.
+
+    Raises:
+        Unsupported: the kernel refused (it has the call since 5.11).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = _CLOSE_RANGE_CLOEXEC if on_execve else 0
+    arguments = (ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(flags))
+    if libc.syscall(ctypes.c_long(_CLOSE_RANGE), *arguments) != 0:
+        raise Unsupported(f"cannot close descriptors: {os.strerror(ctypes.get_errno())}")
 
 
 def signal_descendants(number: int) -> None:

@@ -40,15 +40,18 @@ class MemoryFile:
         descriptor: ours; to be reopened for the program through `/proc/self/fd`.
         name: that path, ready for `os.open`.
         identity: device and inode.
+        status: what fstat said before the content was there.
         ready: whether its content is there, verified and sealed.
+        dropped: whether `descriptor` is closed and not its any more.
     """
 
-    __slots__ = ("descriptor", "entry", "identity", "name", "path", "ready", "status")
+    __slots__ = ("descriptor", "dropped", "entry", "identity", "name", "path", "ready", "status")
 
     def __init__(self, path: bytes, entry: FileEntry | None, descriptor: int) -> None:
         self.path = path
         self.entry = entry
         self.ready = False
+        self.dropped = False
         self.keep(descriptor)
 
     def keep(self, descriptor: int) -> None:
@@ -128,11 +131,10 @@ class Contents:
         """What fstat says on the file, once opened. Its content is not needed for that."""
         if found.where is Where.INJECTED:
             return os.fstat(self._injected[found.path].descriptor)
-        file = self._files.get(found.path)
-        if file is None:
-            with self._lock:
-                file = self._shell(found)
-        return file.status
+        with self._lock:
+            file = self._shell(found)
+            # While it is filled in the file system shows times that are not the file's.
+            return os.fstat(file.descriptor) if file.ready else file.status
 
     def open_file(self, found: Found) -> MemoryFile:
         """The file with its content; reads and verifies it where that was not done yet.
@@ -215,17 +217,26 @@ class Contents:
             elif in_use(file):
                 continue
             del self._files[path]
+            file.dropped = True
             self._by_identity.pop(file.identity, None)
             if file.ready and file.entry is not None:
                 self._loaded -= file.entry.size
             os.close(file.descriptor)
 
     def open_for(self, file: MemoryFile, flags: int) -> int:
-        """A new open file description of the file: an offset of its own, the flags asked for."""
-        with self._lock:
-            if file.path in self._files:
-                self._files.move_to_end(file.path)
-            return reopen(file, flags)
+        """A new open file description of the file: an offset of its own, the flags asked for.
+
+        Raises:
+            IntegrityError, OSError: as `open_file`, where the file had been dropped meanwhile.
+        """
+        while True:
+            with self._lock:
+                if not file.dropped:
+                    if file.entry is not None:
+                        self._files.move_to_end(file.path)
+                    return reopen(file, flags)
+            # Its descriptor's number may be another file's by now.
+            file = self.open_file(Found(Where.FILE, file.path, file.entry))
 
     def _disk_path(self, path: bytes) -> bytes:
         region = self._namespace.region(path)

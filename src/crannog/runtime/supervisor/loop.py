@@ -93,7 +93,8 @@ class Supervisor:
         self.namespace = namespace
         self.contents = contents
         self.directories = directories
-        self.resolver = Resolver(namespace, RealDisk(directories.identities, contents.protected_path))
+        disk = RealDisk(directories.identities, contents.protected_path)
+        self.resolver = Resolver(namespace, disk)
         self.tasks = Tasks()
         self.handlers: dict[str, Handler] = {}
         self.rights: dict[Credentials, dict[Found, int]] = {}
@@ -102,6 +103,7 @@ class Supervisor:
         self.failure: Error | None = None
         self.rooted = False
         self.starting = 0
+        self._changed_threads: set[int] = set()
         self._stop = stop
         self._said: set[str] = set()
         self._work: queue.SimpleQueue[tuple[Call, Callable[[], None]]] = queue.SimpleQueue()
@@ -160,10 +162,27 @@ class Supervisor:
                 )
             )
 
+    def apart(self, call: Call, work: Callable[[], None]) -> None:
+        """As `later`, in a thread of its own: for what may wait for others without end."""
+        thread = threading.Thread(target=self._guarded, args=(call, lambda _: work()), daemon=True)
+        thread.start()
+
     def _loop(self) -> None:
+        try:
+            self._take_notifications()
+        except Exception as error:  # noqa: BLE001 - nobody would be answered any more
+            self.fail(
+                Unavailable(
+                    f"file shield: the supervisor's loop ended: {type(error).__name__}",
+                    hint="this is a defect of crannog; please report it",
+                    internal=repr(error),
+                )
+            )
+
+    def _take_notifications(self) -> None:
         listener = self.listener
         handlers: dict[int, tuple[str, Handler]] = {
-            number: (name, _with_new_identity(self.handlers[name], name))
+            number: (name, self._with_new_identity(self.handlers[name], name))
             for name, number in self.machine.numbers.items()
             if name in self.handlers
         }
@@ -273,9 +292,8 @@ class Supervisor:
 
     def credentials(self, call: Call) -> Credentials:
         """Who the caller is."""
-        task = self.tasks.find(call.tid)
-        known = task.known
-        if known is None:
+        known = self.tasks.find(call.tid).known
+        if known is None or call.tid in self._changed_threads:
             known = self.fresh(call).status()
             self.listener.check(call.id)
         return known.credentials
@@ -302,6 +320,22 @@ class Supervisor:
             table[found] = known
         return known
 
+    def _with_new_identity(self, handler: Handler, name: str) -> Handler:
+        """Forget who the caller is before a call that may change that."""
+        if name not in _CHANGES_IDENTITY:
+            return handler
+
+        def forgetting(call: Call) -> None:
+            task = self.fresh(call)
+            task.known = None
+            if name in _EXECUTING and task.process != call.tid:
+                # This thread will go on under the number of the process's first one, whose
+                # identity, which may be another, could be read again until then.
+                self._changed_threads.add(task.process)
+            handler(call)
+
+        return forgetting
+
     def names_changed(self) -> None:
         """The program is about to make, move or remove names, or to change modes, on disk."""
         self.resolver.forget(time.monotonic())
@@ -311,15 +345,3 @@ class Supervisor:
 def _unknown(call: Call) -> None:
     # The filter notifies nothing without a handler; if it did, refusing is the safe answer.
     call.fail(errno.ENOSYS)
-
-
-def _with_new_identity(handler: Handler, name: str) -> Handler:
-    """Forget who the caller is before a call that may change that."""
-    if name not in _CHANGES_IDENTITY:
-        return handler
-
-    def forgetting(call: Call) -> None:
-        call.task.known = None
-        handler(call)
-
-    return forgetting

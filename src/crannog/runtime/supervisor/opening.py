@@ -22,7 +22,6 @@ _ACCESS = os.O_ACCMODE
 _KEPT_READING = os.O_NONBLOCK
 _KEPT_WRITING = os.O_NONBLOCK | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 
-_HIDDEN = 0o100000  # O_LARGEFILE, which 64-bit programs need not and may set
 
 _HOW = struct.Struct("<QQQ")
 _RESOLVE_NO_XDEV = 0x01
@@ -103,7 +102,8 @@ def _answer(call: Call, found: Found, flags: int, mode: int) -> None:
         _answer_file(call, found, flags)
     elif where is Where.DISK:
         if found.through:
-            call.later(lambda: _open_on_disk(call, found, flags, mode))
+            # A pipe waits for its other end.
+            call.supervisor.apart(call, lambda: _open_on_disk(call, found, flags, mode))
         else:
             call.proceed()
     elif where is Where.DIRECTORY:
@@ -165,7 +165,8 @@ def _answer_directory(call: Call, found: Found, flags: int) -> None:
         raise OSError(errno.EROFS, "read-only file system")
     if flags & os.O_CREAT or (flags & _ACCESS and not flags & _O_PATH):
         raise OSError(errno.EISDIR, "is a directory")
-    if not flags & _O_PATH and not rights & READ:
+    # Also with O_PATH: the stand-in can be listed.
+    if not rights & READ:
         raise OSError(errno.EACCES, "permission denied")
     entry = found.entry
     assert isinstance(entry, DirectoryEntry)
@@ -189,9 +190,7 @@ def _open_on_disk(call: Call, found: Found, flags: int, mode: int) -> None:
     if flags & _O_PATH:
         flags &= os.O_DIRECTORY | _NO_FOLLOW | os.O_CLOEXEC
     mode &= 0o7777 & ~call.task.status().umask
-    descriptor = os.open(
-        found.path, flags & ~_HIDDEN | os.O_CLOEXEC | os.O_NOCTTY | _nofollow(found), mode
-    )
+    descriptor = os.open(found.path, flags | os.O_CLOEXEC | os.O_NOCTTY | _nofollow(found), mode)
     try:
         call.inject(descriptor, cloexec=bool(flags & os.O_CLOEXEC))
     finally:

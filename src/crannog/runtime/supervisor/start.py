@@ -7,19 +7,16 @@ need a path is done before the filter is on, or by descriptors.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from crannog.errors import Error
 from crannog.linux.notify import install
-from crannog.linux.process import die_with_parent
+from crannog.linux.process import close_from, die_with_parent
 from crannog.linux.seccomp import Instruction
 from crannog.linux.syscalls import Machine
 
-_CLOSE_RANGE = 436
-_CLOSE_RANGE_CLOEXEC = 4
 _FAILED_EXEC = b"E"
 _FAILED_FILTER = b"F"
 
@@ -71,7 +68,7 @@ def become(
             os._exit(127)
         socket.send_fds(channel, [b"L%d" % os.getpid()], [listener])
         # Marked, not closed: the channel has to say if execve fails.
-        _close_on_exec_from(3)
+        close_from(3, on_execve=True)
         try:
             # A path with execve, a descriptor with fexecve.
             os.execve(program.executable, program.argv, program.environment)  # type: ignore[arg-type]
@@ -79,28 +76,3 @@ def become(
             channel.sendall(_FAILED_EXEC + str(error.errno).encode())
     finally:
         os._exit(127)
-
-
-def _close_on_exec_from(first: int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.syscall(
-        ctypes.c_long(_CLOSE_RANGE),
-        ctypes.c_uint(first),
-        ctypes.c_uint(0xFFFFFFFF),
-        ctypes.c_uint(_CLOSE_RANGE_CLOEXEC),
-    )
-    if result != 0:
-        for descriptor in range(first, 4096):
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError:
-                continue
-
-
-def default_signals() -> None:
-    """What a program expects to find: nothing blocked, nothing ignored that Python ignores."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
