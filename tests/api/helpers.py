@@ -22,8 +22,17 @@ from crannog.levels import Level
 from crannog.transport.address import Address
 from crannog.transport.client import Wanted, attest
 from crannog.transport.http_client import HttpClient
+from crannog.transport.listener import Listener, Slot, tcp_socket
 from crannog.transport.log import server_log
-from crannog.transport.tls import Identity, Pin, fresh_identity
+from crannog.transport.stream import Deadline
+from crannog.transport.tls import (
+    ClientCertificate,
+    Identity,
+    Pin,
+    fresh_identity,
+    server_context,
+    server_stream,
+)
 
 MRENCLAVE = b"m" * 32
 LAUNCHER = b"l" * 32
@@ -165,3 +174,30 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
     for thread in threads:
         thread.join()
     return results
+
+
+@contextmanager
+def false_cas(identity: Identity) -> Iterator[tuple[Address, list[bytes]]]:
+    """A server that has that identity, and what it hears."""
+    heard: list[bytes] = []
+
+    def handle(slot: Slot) -> None:
+        stream = server_stream(server_context(identity, ClientCertificate.OPTIONAL), slot.socket)
+        try:
+            stream.handshake(Deadline.after(10))
+            heard.append(stream.receive(Deadline.after(10)))
+        finally:
+            stream.close()
+
+    listener = Listener(
+        "false",
+        tcp_socket("127.0.0.1", 0, "test"),
+        handle,
+        connections=4,
+        failed=lambda _peer, _error: None,
+    )
+    listener.start()
+    try:
+        yield Address(*listener.address), heard
+    finally:
+        listener.stop(5)

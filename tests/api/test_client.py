@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,19 +20,18 @@ from crannog.transport.address import Address
 from crannog.transport.client import Wanted, attest
 from crannog.transport.http_client import HttpClient
 from crannog.transport.las_client import LasAddress, LasConnection, UnixAddress
-from crannog.transport.listener import Listener, Slot, tcp_socket
 from crannog.transport.retry import Retry
-from crannog.transport.stream import Deadline
-from crannog.transport.tls import (
-    ClientCertificate,
-    Identity,
-    Pin,
-    load_identity,
-    parse_pin,
-    server_context,
-    server_stream,
+from crannog.transport.tls import Pin, load_identity, parse_pin
+from tests.api.helpers import (
+    LAUNCHER,
+    MRENCLAVE,
+    SESSION,
+    Cas,
+    SharedLog,
+    false_cas,
+    running,
+    statement,
 )
-from tests.api.helpers import LAUNCHER, MRENCLAVE, SESSION, Cas, SharedLog, running, statement
 
 
 def _closed_port() -> Address:
@@ -169,33 +166,6 @@ secrets:
 """
 
 
-@contextmanager
-def _false_cas(identity: Identity) -> Iterator[tuple[Address, list[bytes]]]:
-    """A server that has that identity, and what it hears."""
-    heard: list[bytes] = []
-
-    def handle(slot: Slot) -> None:
-        stream = server_stream(server_context(identity, ClientCertificate.OPTIONAL), slot.socket)
-        try:
-            stream.handshake(Deadline.after(10))
-            heard.append(stream.receive(Deadline.after(10)))
-        finally:
-            stream.close()
-
-    listener = Listener(
-        "false",
-        tcp_socket("127.0.0.1", 0, "test"),
-        handle,
-        connections=4,
-        failed=lambda _peer, _error: None,
-    )
-    listener.start()
-    try:
-        yield Address(*listener.address), heard
-    finally:
-        listener.stop(5)
-
-
 @pytest.mark.parametrize("kind", ["key hash", "authorities"])
 def test_a_program_s_certificate_of_the_same_cas_is_not_the_pinned_cas(
     tmp_path: Path, kind: str
@@ -211,7 +181,7 @@ def test_a_program_s_certificate_of_the_same_cas_is_not_the_pinned_cas(
     pin = Pin(authority_pem=authority.chain_pem.encode())
     if kind == "key hash":
         pin = parse_pin(authority.key_hash, "the pin")
-    with _false_cas(identity) as (address, heard):
+    with false_cas(identity) as (address, heard):
         with pytest.raises(Denied, match="not the pinned one"):
             HttpClient(address, pin=pin).request("POST", "/session", b"plan")
         with pytest.raises(Denied, match="not the pinned one"):

@@ -6,7 +6,15 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+from cryptography import x509
+
+from crannog.cli.cas_client import client_address
+from crannog.cli.config import CliConfig, KnownCas, save_config
 from crannog.testing.platform import DevelopmentPlatform
+from crannog.transport.http_client import HttpClient
+from crannog.transport.tls import Identity, fresh_identity
+from tests.api.helpers import false_cas
 from tests.cli.conftest import Commands
 
 WRONG = "3s1pm8W6Be6cPpe9y6vBZqTpEUC4Ky2n8XwZAx5Xg3Hs7q3KHx"
@@ -36,6 +44,30 @@ def test_attest_of_a_cas_with_another_key_is_refused(stranger: Commands) -> None
     assert stranger.platform.cas_key_hash in result.stderr
     assert WRONG in result.stderr
     assert stranger.ok("cas", "list") == ""
+
+
+@pytest.mark.parametrize("command", ["attest", "show-certificate"])
+def test_who_shows_the_certificate_of_another_cas_is_not_taken_for_it(
+    stranger: Commands, command: str
+) -> None:
+    # Certificates are public: the false CAS shows an authority of its own, then the genuine root.
+    platform = stranger.platform
+    root = HttpClient(client_address(platform.cas_client)).server_chain()[-1]
+    shown = (*fresh_identity().chain, x509.load_der_x509_certificate(root))
+    own = fresh_identity()
+    with false_cas(Identity(own.key, (*own.chain, *shown))) as (address, heard):
+        if command == "attest":
+            result = stranger("cas", "attest", str(address), "-c", platform.cas_key_hash)
+        else:
+            known = (KnownCas(str(address), platform.cas_key_hash, "simulation"),)
+            save_config(CliConfig(stranger.home / ".cas" / "config.json", known=known))
+            result = stranger("cas", "show-certificate", str(address))
+    assert result.status == 78
+    assert "not the pinned one" in result.stderr
+    assert result.stdout == ""
+    assert b"".join(heard) == b""
+    if command == "attest":
+        assert stranger.ok("cas", "list") == ""
 
 
 def test_trusting_any_key_is_said(stranger: Commands) -> None:

@@ -149,6 +149,8 @@ def attest(
             f" now {chain.key_hash}",
             hint="-c KEYHASH, when the change is meant",
         )
+    # (A) What it shows anybody could show: now it has to prove that it is the one of that key.
+    show_chain(address, key_hash=chain.key_hash)
     level = Level.SIMULATION
     known = KnownCas(address, chain.key_hash, level.value)
     save_config(config.with_cas(known))
@@ -209,6 +211,8 @@ def show_certificate(
             f"the CAS at {known.name} has another key than when it was attested:"
             f" {chain.key_hash}, expected {known.key_hash}"
         )
+    # (A) Whoever takes these as authorities takes nothing from a server that has not proved itself.
+    chain = show_chain(known.name, key_hash=known.key_hash)
     if json:
         ui.json({"certificates": chain.authorities, "key_hash": chain.key_hash})
         return

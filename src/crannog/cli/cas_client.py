@@ -165,14 +165,22 @@ def client_address(text: str) -> Address:
     return parse_address(text, CLIENT_API_PORT, "CAS address")
 
 
-def show_chain(address: str) -> Chain:
-    """What the CAS at `address` shows to anybody. Nothing is verified by this.
+def show_chain(address: str, *, key_hash: str | None = None) -> Chain:
+    """What the CAS at `address` shows.
+
+    Args:
+        address: of its client API.
+        key_hash: (A) of the root that has to have signed for the server, as it proves in the TLS
+            handshake. None verifies nothing: certificates are public, so anybody can show another
+            CAS's root, and authorities of his own before it.
 
     Raises:
         Unavailable: not reached.
         FormatError: not a CAS.
+        Denied: another one than that of `key_hash`.
     """
-    shown = HttpClient(client_address(address)).server_chain()
+    pin = None if key_hash is None else tls.Pin(key_sha256=parse_key_hash(key_hash))
+    shown = HttpClient(client_address(address), pin=pin).server_chain()
     certificates = tuple(parse_certificate(der) for der in shown)
     if len(certificates) < 2:
         raise FormatError(
