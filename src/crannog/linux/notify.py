@@ -192,23 +192,6 @@ class Listener:
         except OSError as error:
             raise Gone from error
 
-    def inject(self, notification: int, descriptor: int, flags: int) -> None:
-        """Give the caller our `descriptor` as a new one of its own and answer with its number.
-
-        Args:
-            notification: which call.
-            descriptor: ours; stays ours.
-            flags: `os.O_CLOEXEC` or 0.
-
-        Two requests where ADDFD could do both: only the answer proper wakes the caller on our
-        core, which on two idle cores takes 12 instead of 70 microseconds.
-
-        Raises:
-            OSError: the caller has too many open files (EMFILE); the call still wants an answer.
-            Gone: the caller does not wait any more.
-        """
-        self.value(notification, self.add(notification, descriptor, flags))
-
     def place(self, notification: int, descriptor: int, at: int, flags: int) -> None:
         """Replace the caller's descriptor `at` with ours; does not answer the call.
 
@@ -228,7 +211,15 @@ class Listener:
             raise
 
     def add(self, notification: int, descriptor: int, flags: int) -> int:
-        """Give the caller our `descriptor` without answering; returns its number there."""
+        """Give the caller our `descriptor` without answering; returns its number there.
+
+        Two requests, this and `value`, where ADDFD could do both: only the answer proper wakes the
+        caller on our core, which on two idle cores takes 12 instead of 70 microseconds.
+
+        Raises:
+            OSError: the caller has too many open files (EMFILE); the call still wants an answer.
+            Gone: the caller does not wait any more.
+        """
         # A mutable buffer: only with one does ioctl return what the kernel returned.
         request = bytearray(_ADDFD_REQUEST.pack(notification, 0, descriptor, 0, flags))
         try:

@@ -128,11 +128,19 @@ class Call:
         self.supervisor.listener.fail(self.id, number)
 
     def inject(self, descriptor: int, *, cloexec: bool) -> None:
-        """Answer with a new descriptor of the caller for what our `descriptor` is open on."""
+        """Answer with a new descriptor of the caller for what our `descriptor` is open on.
+
+        Ours is closed, before the answer: that is to be the last thing done before waiting again.
+        """
+        listener = self.supervisor.listener
         try:
-            self.supervisor.listener.inject(self.id, descriptor, os.O_CLOEXEC if cloexec else 0)
+            theirs = listener.add(self.id, descriptor, os.O_CLOEXEC if cloexec else 0)
         except OSError as error:
             self.fail(error.errno or errno.EIO)
+            return
+        finally:
+            os.close(descriptor)
+        listener.value(self.id, theirs)
 
     def place(self, descriptor: int, at: int, *, cloexec: bool) -> None:
         """Replace the caller's descriptor `at`; does not answer."""

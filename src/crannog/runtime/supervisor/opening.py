@@ -150,10 +150,7 @@ def _answer_file(call: Call, found: Found, flags: int) -> None:
 
 def _inject(call: Call, file: MemoryFile, flags: int, cloexec: bool) -> None:
     descriptor = call.supervisor.contents.open_for(file, flags)
-    try:
-        call.inject(descriptor, cloexec=cloexec)
-    finally:
-        os.close(descriptor)
+    call.inject(descriptor, cloexec=cloexec)
 
 
 def _answer_directory(call: Call, found: Found, flags: int) -> None:
@@ -171,10 +168,7 @@ def _answer_directory(call: Call, found: Found, flags: int) -> None:
     entry = found.entry
     assert isinstance(entry, DirectoryEntry)
     descriptor = supervisor.directories.open_for(found.path, entry)
-    try:
-        call.inject(descriptor, cloexec=bool(flags & os.O_CLOEXEC))
-    finally:
-        os.close(descriptor)
+    call.inject(descriptor, cloexec=bool(flags & os.O_CLOEXEC))
 
 
 def _open_on_disk(call: Call, found: Found, flags: int, mode: int) -> None:
@@ -191,10 +185,7 @@ def _open_on_disk(call: Call, found: Found, flags: int, mode: int) -> None:
         flags &= os.O_DIRECTORY | _NO_FOLLOW | os.O_CLOEXEC
     mode &= 0o7777 & ~call.task.status().umask
     descriptor = os.open(found.path, flags | os.O_CLOEXEC | os.O_NOCTTY | _nofollow(found), mode)
-    try:
-        call.inject(descriptor, cloexec=bool(flags & os.O_CLOEXEC))
-    finally:
-        os.close(descriptor)
+    call.inject(descriptor, cloexec=bool(flags & os.O_CLOEXEC))
 
 
 def _nofollow(found: Found) -> int:
