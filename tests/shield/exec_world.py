@@ -145,6 +145,7 @@ def compile_program(source: str, target: Path, *options: str) -> None:
 
 def main(path: str) -> int:
     from crannog.errors import Error
+    from crannog.linux.process import forbid_core_dumps
     from crannog.runtime.init import hold_signals
     from crannog.runtime.supervisor.run import run_shielded
     from crannog.runtime.supervisor.world import InjectedFile
@@ -162,6 +163,7 @@ def main(path: str) -> int:
         allow_dlopen=job["allow_dlopen"],
         measured=tuple(_measured(path) for path in job["measured"]),
     )
+    forbid_core_dumps()  # as the launcher does: it is unreadable then, to others and by path
     hold_signals()
     try:
         return run_shielded(

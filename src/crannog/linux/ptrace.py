@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import platform
 import struct
@@ -48,9 +47,9 @@ SYSCALL_ENTRY: Final = 1
 SYSCALL_EXIT: Final = 2
 NT_PRSTATUS: Final = 1
 
-_PATIENCE_SECONDS: Final = 20.0
 _SPINS: Final = 200
-_PAUSE_SECONDS: Final = 0.5e-3
+_FIRST_PAUSE: Final = 20e-6  # seconds
+_LAST_PAUSE: Final = 20e-3
 _WALL: Final = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -180,23 +179,25 @@ class Seized:
     def wait(self) -> tuple[int, ...]:
         """Wait until the thread has stopped; return its registers.
 
+        Without an end but the thread's: it may be frozen (a paused container), and to leave it
+        would leave it stopped for ever.
+
         Raises:
-            ProcessLookupError: it was killed meanwhile, or did not stop within 20 seconds.
+            ProcessLookupError: it was killed meanwhile.
         """
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        pause = 20e-6
-        for attempt in range(1 << 30):
+        pause = _FIRST_PAUSE
+        for _ in range(_SPINS):
+            with contextlib.suppress(ProcessLookupError):
+                return self.registers()
+            os.sched_yield()
+        while True:
             try:
                 return self.registers()
             except ProcessLookupError:
-                if attempt < _SPINS:
-                    os.sched_yield()
-                    continue
-                if time.monotonic() > deadline or _gone(self.tid):
+                if _gone(self.tid):
                     raise
             time.sleep(pause)
-            pause = min(pause * 1.5, 2e-3)
-        raise ProcessLookupError(errno.ESRCH, "not stopped")
+            pause = min(pause * 1.5, _LAST_PAUSE)
 
     def run_call(
         self, registers: tuple[int, ...], number: int, arguments: tuple[int, ...]
@@ -250,16 +251,15 @@ class Seized:
         if not self._attached:
             return
         self._attached = False
-        for _ in range(2):
+        while True:
             try:
                 self._request(PTRACE_DETACH, 0, 0)
+                return
             except ProcessLookupError:
                 try:
                     self.wait()
                 except ProcessLookupError:
                     break
-            else:
-                return
         _bury(self.tid)
 
     def _request(self, request: int, address: int, data: int) -> None:
@@ -300,8 +300,8 @@ def _gone(tid: int) -> bool:
 
 def _bury(tid: int) -> None:
     """Reap a dead thread that we trace, so that its process and its parent can go on."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < deadline:
+    pause = _FIRST_PAUSE
+    while True:
         condition = _condition(tid)
         if condition is None or not condition.ours or condition.own_child:
             return
@@ -311,4 +311,5 @@ def _bury(tid: int) -> None:
         except ChildProcessError:
             return
         # A first thread can be reaped only when the others of its process have ended as well.
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LAST_PAUSE)

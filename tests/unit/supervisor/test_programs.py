@@ -157,7 +157,7 @@ def test_a_starter_whose_program_is_gone_ends_with_126() -> None:
 
 
 def test_starters_for_arm64_are_made_as_the_manual_says() -> None:
-    """Not run here. Each instruction is four bytes and the strings are where the code says."""
+    """Not run here: each instruction is four bytes, and the strings are where the code says."""
     image = programs.starter(b"/bin/sh", (b"sh", b"script"), "aarch64")
     assert struct.unpack_from("<H", image, 18) == (183,)
     code_at = struct.unpack_from("<Q", image, 24)[0] - 0x400000
