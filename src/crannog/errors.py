@@ -16,6 +16,7 @@ from typing import ClassVar
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_DEFECT = 70  # EX_SOFTWARE of sysexits.h
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h
 
@@ -154,6 +155,31 @@ class Refused(Error):
     ) -> None:
         super().__init__(message, hint=hint, internal=internal)
         self.messages = tuple(messages)
+
+
+class Defect(Error):
+    """A fault of Crannog itself, as a user sees it. Raised nowhere; `defect` makes it."""
+
+    code = "defect"
+    exit_code = EXIT_DEFECT
+
+
+def defect(error: Exception) -> Defect:
+    """What a user sees of a foreign exception that nobody has caught: its kind and place.
+
+    Its text stays unsaid: a codec's error, for one, carries along what it was given.
+    """
+    place = ""
+    step = error.__traceback__
+    while step is not None:
+        name = step.tb_frame.f_code.co_filename
+        if "crannog" in name:
+            place = f" at {name[name.rfind('crannog') :]}:{step.tb_lineno}"
+        step = step.tb_next
+    return Defect(
+        f"internal error: {type(error).__name__}{place}",
+        hint="this is a defect of crannog: please report this line, and what was asked of it",
+    )
 
 
 def chain(error: BaseException) -> tuple[str, ...]:

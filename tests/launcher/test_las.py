@@ -83,3 +83,11 @@ def test_las_that_went_away_is_not_replaced(crannog_run: Run, las: LasServer) ->
         found = crannog_run(["echo"], **attested(cas, SCONE_LAS_ADDR=f"{host}:{port}"))
         assert cas.seen == []
     assert (found.returncode, found.stdout) == (75, "")
+
+
+def test_a_las_path_that_is_no_utf8_is_looked_for_all_the_same(crannog_run: Run) -> None:
+    with FakeCas(configure("echo", "ran")) as cas:
+        found = crannog_run(["echo"], **attested(cas, SCONE_LAS_ADDR="/\udcff"))
+        assert cas.seen == []
+    assert (found.returncode, found.stdout) == (75, "")
+    assert "Caused by: cannot connect to LAS at /" in found.stderr

@@ -15,7 +15,7 @@ from crannog.cli.arguments import expand_argument_files
 from crannog.cli.state import state
 from crannog.cli.ui import ui
 from crannog.cli.up import up
-from crannog.errors import Error, StorageFailed
+from crannog.errors import Error, StorageFailed, defect
 
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -95,7 +95,7 @@ def options(
 def run_cli(arguments: list[str], *, program: str) -> int:
     """Run one command; returns the exit status and raises nothing that a user would see.
 
-    Our own bugs do end in a traceback: they are no message for users.
+    Our own bugs end in a line that names their kind and place, not in a traceback.
     """
     ui.program = program
     try:
@@ -110,10 +110,12 @@ def run_cli(arguments: list[str], *, program: str) -> int:
     except BrokenPipeError:
         return _flushed(_BROKEN_PIPE)
     except OSError as error:
-        if error.errno != errno.ENOSPC:  # our own bug
-            raise
+        if error.errno != errno.ENOSPC:
+            return ui.error(defect(error), doing=state.doing)
         ui.abandon_output()  # the help text, which the library prints
         return ui.error(StorageFailed(f"cannot write the output: {error.strerror}"))
+    except Exception as error:  # noqa: BLE001  # (A) its text, and a traceback, may hold secrets
+        return ui.error(defect(error), doing=state.doing)
     return _flushed(0)
 
 

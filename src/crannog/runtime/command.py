@@ -21,6 +21,7 @@ from crannog.errors import (
     IntegrityError,
     Unavailable,
     chain,
+    defect,
     hints,
 )
 from crannog.runtime.find import NotExecutable, NotFound
@@ -51,7 +52,8 @@ Variables (docs/environment.md has them all):
   CRANNOG_SESSION_HASH  accept only this version of the session
 
 Exit status: COMMAND's own, or 128 and the number of the signal that ended it; 78 refused or
-misconfigured, 75 try again later, 126 and 127 as env(1), 2 for a wrong usage.
+misconfigured, 75 try again later, 70 a defect of crannog, 126 and 127 as env(1), 2 for a wrong
+usage.
 """
 
 
@@ -110,6 +112,11 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         # Each expected one is an error of ours by now: the machine has run out of something.
         log.fatal(f"Could not initialize: the system refused: {error.strerror or error}")
         return EXIT_TRY_AGAIN
+    except Exception as error:  # noqa: BLE001  # (A) its text, and a traceback, may hold secrets
+        found = defect(error)
+        log.fatal(f"Could not initialize: {found.message}")
+        _rest(found, log)
+        return found.exit_code
 
 
 def _start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import NamedTuple, TypeAlias
 
@@ -33,7 +34,7 @@ def parse_las_address(text: str, what: str) -> LasAddress:
     """HOST, HOST:PORT, unix:PATH or an absolute path; `Misconfigured` for anything else."""
     path = text.removeprefix("unix:")
     if path.startswith("/"):
-        if len(path.encode()) > 107 or "\0" in path:
+        if len(os.fsencode(path)) > 107 or "\0" in path:
             raise Misconfigured(f"{what}: a socket's path has at most 107 bytes")
         return UnixAddress(path)
     return parse_address(text, LAS_PORT, what)
