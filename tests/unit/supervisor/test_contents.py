@@ -211,3 +211,36 @@ def test_an_injected_file_has_its_mode(tmp_path: Path) -> None:
 )
 def test_the_bound_on_memory(limit: bytes, available: bytes, expected: int) -> None:
     assert memory_bound(limit, available) == expected
+
+
+def test_a_dropped_file_is_never_another(tmp_path: Path) -> None:
+    files = {f"f{index}": (b"%04d" % index) * 100 for index in range(24)}
+    store = Store(tmp_path, files, memory=2400, descriptors=12)
+    wrong: list[str] = []
+
+    def work(seed: int) -> None:
+        for step in range(150):
+            index = (seed * 31 + step * 7) % 24
+            try:
+                if store.read(f"f{index}") != files[f"f{index}"]:
+                    wrong.append(f"f{index}")
+            except OSError as error:
+                # All that memory has room for is open in other threads at this moment.
+                if "memory" not in str(error):
+                    wrong.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_file_dropped_between_lookup_and_opening_is_read_again(tmp_path: Path) -> None:
+    store = Store(tmp_path, {name: name.encode() * 400 for name in "ab"}, memory=500)
+    first = store.contents.open_file(store.found("a"))
+    store.read("b")
+    assert first.dropped
+    with os.fdopen(store.contents.open_for(first, os.O_RDONLY), "rb") as opened:
+        assert opened.read() == b"a" * 400
