@@ -207,6 +207,48 @@ def test_another_users_injected_file_stays_closed(shield: Shield, built: Path) -
     assert answers["thread-fsuid"] == answers["nobody"] == answers["access-real"] == "EACCES"
 
 
+def test_a_thread_that_executes_has_its_own_identity(shield: Shield, built: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("changing the user needs root")
+    shield.protect({"secret": b"x"}, modes={"secret": 0o600})
+    program = compile_program("threadexec", built)
+    loop = f"for i in 1 2 3 4 5 6 7 8; do {program} {shield.app}/secret; done"
+    result = shield.run(["/bin/sh", "-c", loop])
+    assert result.stdout.split() == ["EACCES"] * 8, result.stderr
+
+
+def test_a_changed_user_without_the_capability_to_trace_is_told_so(shield: Shield) -> None:
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("dropping a capability needs root and setpriv")
+    shield.inject(shield.base / "key", b"key")
+    script = "import os; os.setgroups([]); os.setresuid(1, 1, 1); open('/etc/hostname')"
+    command = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+    command += shield.command(["/usr/bin/python3", "-c", script])
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 78, result.stderr
+    assert "cannot be read" in result.stderr
+    assert "runAsUser" in result.stderr
+
+
+def test_an_unprivileged_launcher_without_any_capability(as_nobody: Shield) -> None:
+    shield = as_nobody
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    shield.protect({"a.txt": b"alpha"}, owner=(NOBODY, NOBODY))
+    shield.user = None
+    command = [
+        *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+        *("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"),
+        *shield.command(["/bin/sh", "-c", f"cd {shield.app} && cat a.txt && /bin/pwd"]),
+    ]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.stdout == f"alpha{shield.app}\n", result.stderr
+
+
 def test_a_directory_above_a_region_keeps_its_rights(as_nobody: Shield) -> None:
     shield = as_nobody
     shield.app = shield.base / "closed" / "app"

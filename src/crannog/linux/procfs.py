@@ -8,6 +8,7 @@ for another's.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import NamedTuple
 
@@ -103,6 +104,9 @@ class Task:
         descriptor = os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory)
         try:
             found = parse_status(os.read(descriptor, 65536))
+        except FormatError as error:
+            # A thread that is ending loses its lines before it loses its number.
+            raise ProcessLookupError(errno.ESRCH, "thread is ending") from error
         finally:
             os.close(descriptor)
         self.known = found

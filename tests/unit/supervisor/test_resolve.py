@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+from typing import ClassVar
 
 import pytest
 
 from crannog.runtime.supervisor.resolve import Caller, Found, Resolver, Restrictions, Where
+from crannog.shield.model import Protection, Region
+from crannog.testing.protection import protect
 from tests.unit.supervisor.trees import DIRECTORY, FILE, FakeDisk, fspf, namespace
 
 CALLER = Caller(process=41, tid=42)
@@ -122,6 +125,49 @@ def test_a_region_keeps_its_literal_path_when_the_way_there_leads_elsewhere() ->
     disk = FakeDisk({b"/srv": b"/evil", b"/evil": DIRECTORY, b"/evil/app": DIRECTORY})
     resolver = Resolver(namespace(opened), disk)
     assert resolver.resolve(b"/", b"/srv/app/x", CALLER).where is Where.FILE
+
+
+class TestProtectedRoot:
+    """The region `/` with unprotected ones below it."""
+
+    REGIONS = (
+        Region(b"/", Protection.AUTHENTICATED, b"/"),
+        Region(b"/tmp", Protection.NOT_PROTECTED, b"/tmp", 0),
+        Region(b"/var/log", Protection.NOT_PROTECTED, b"/var/log", 0),
+    )
+    DISK: ClassVar = {
+        b"/usr": DIRECTORY,
+        b"/usr/planted": FILE,
+        b"/tmp": DIRECTORY,
+        b"/tmp/x": FILE,
+        b"/tmp/back": b"/usr/tool",
+        b"/var": DIRECTORY,
+        b"/var/log": DIRECTORY,
+    }
+
+    def resolve(self, path: bytes, start: bytes = b"/") -> Found:
+        opened = protect(
+            {b"/usr/tool": b"1"}, links={b"/out": b"tmp/x"}, regions=self.REGIONS
+        ).open()
+        return Resolver(namespace(opened), FakeDisk(self.DISK)).resolve(start, path, CALLER)
+
+    def test_what_the_fspf_knows_is_there_and_nothing_else(self) -> None:
+        assert self.resolve(b"/usr/tool").where is Where.FILE
+        assert self.resolve(b"/usr/planted").where is Where.MISSING
+        assert self.resolve(b"/").where is Where.DIRECTORY
+        assert self.resolve(b"/var").where is Where.DIRECTORY
+
+    def test_unprotected_regions_are_the_disks(self) -> None:
+        for path in (b"/tmp/x", b"/tmp/new", b"/var/log/x"):
+            found = self.resolve(path)
+            assert (found.where, found.path) == (Where.DISK, path)
+
+    def test_ways_between_them(self) -> None:
+        assert self.resolve(b"/tmp/back").where is Where.FILE
+        assert self.resolve(b"/tmp/../usr/tool").where is Where.FILE
+        found = self.resolve(b"/out")
+        assert (found.where, found.path, found.through) == (Where.DISK, b"/tmp/x", True)
+        assert self.resolve(b"tmp/x").through
 
 
 @pytest.mark.parametrize(
