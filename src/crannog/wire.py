@@ -67,9 +67,7 @@ def encode_base64(data: bytes) -> str:
 
 def encode_json(value: object) -> bytes:
     """The canonical form: UTF-8, keys sorted, no spaces, no escapes that JSON does not require."""
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    ).encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def parse_json(data: bytes, *, limit: int, what: str = "message") -> Json:
@@ -85,15 +83,7 @@ def parse_json(data: bytes, *, limit: int, what: str = "message") -> Json:
         raise FormatError(f"{what} is nested deeper than {MAX_JSON_DEPTH} levels")
     try:
         text = data.decode("utf-8")
-        value = cast(
-            "Json",
-            json.loads(
-                text,
-                object_pairs_hook=_no_duplicates,
-                parse_constant=_no_constant,
-                parse_int=_integer,
-            ),
-        )
+        value = cast("Json", _DECODER.decode(text))
         if "\\u" in text:
             encode_json(value)  # a lone surrogate has no UTF-8
     except FormatError as error:
@@ -298,3 +288,12 @@ def _integer(text: str) -> int:
     if len(text) > 20:
         raise FormatError("an integer has more than 20 digits")
     return int(text)
+
+
+# Made once: building them costs as much as a small message.
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer
+)

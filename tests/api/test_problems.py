@@ -31,7 +31,7 @@ EXPECTED = {
     "unauthenticated": 401,
     "denied": 403,
     "evidence-rejected": 403,
-    "not-authentic": 403,
+    "not-authentic": 500,
     "refused": 403,
     "not-found": 404,
     "method-not-allowed": 405,

@@ -114,6 +114,11 @@ class CasServer:
     ) -> None:
         self.stop()
 
+    def _close(self, service: CasService) -> None:
+        service.close()
+        # For who keeps it: `crannog cas verify-audit-log --expect-head`.
+        self._log.info(f"CAS audit log ends at {service.head}")
+
     def _start(self, undo: contextlib.ExitStack) -> None:
         settings = self._settings
         # Before the first secret is in memory.
@@ -122,7 +127,7 @@ class CasServer:
         api_socket = undo.enter_context(tcp_socket(*settings.api_listen, "CAS"))
         enclave_socket = undo.enter_context(tcp_socket(*settings.enclave_listen, "CAS"))
         service = self._open()
-        undo.callback(service.close)
+        undo.callback(self._close, service)
         made = service.server_identity(names=settings.names)
         identity = load_identity(made.chain_pem, made.key_pem, "CAS")
         self._key = identity.public_key()
@@ -201,6 +206,7 @@ class CasServer:
         self._log.info(f"CAS server key has SHA-256 {self.key_sha256}")
         self._log.info(f"CAS key hash is {service.authority.key_hash}")
         level = service.minimum_level
+        self._log.info(f"CAS audit log is at {service.head}")
         self._log.info(f"CAS minimum trust level is {level.value}")
         if level is Level.SIMULATION:
             self._log.warning(

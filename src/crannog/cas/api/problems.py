@@ -60,7 +60,6 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     Denied: HTTPStatus.FORBIDDEN,
     EvidenceRejected: HTTPStatus.FORBIDDEN,
-    IntegrityError: HTTPStatus.FORBIDDEN,
     Refused: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
@@ -71,6 +70,8 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     SubstitutionFailed: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unsupported: HTTPStatus.UNPROCESSABLE_ENTITY,
     Misconfigured: HTTPStatus.INTERNAL_SERVER_ERROR,
+    # Here it can only be the store's: somebody has changed the database.
+    IntegrityError: HTTPStatus.INTERNAL_SERVER_ERROR,
     EvidenceUnverifiable: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageFailed: HTTPStatus.SERVICE_UNAVAILABLE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -234,7 +234,7 @@ def authority_identity(stored: StoredKey) -> tuple[bytes, ...]:
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds: `2026-01-31T12:00:00.000000Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def decode_record(record: bytes) -> dict[str, Json]:
