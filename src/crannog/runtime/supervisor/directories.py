@@ -3,8 +3,6 @@
 A program that opens a directory of a region gets an empty one of ours in its place, without a name,
 with the mode, owner and times that the fspf says: nothing on disk is opened, so nothing on disk can
 stand in for it. What the program then does relative to it is recognised by its device and inode.
-`chdir` goes to the directory on disk, which is recognised in the same way, whatever it is called by
-the time it is used.
 """
 
 from __future__ import annotations
@@ -73,20 +71,6 @@ class Directories:
                 return os.open(b"/proc/self/fd/%d" % ours, flags)
             finally:
                 os.fchmod(ours, mode)
-
-    def recognise(self, path: bytes, descriptor: int) -> None:
-        """Remember a directory on disk, which the program may stand in from now on.
-
-        Args:
-            path: the virtual path that it stands for.
-            descriptor: of the directory; ours from now on.
-        """
-        with self._lock:
-            found = os.fstat(descriptor)
-            if (found.st_dev, found.st_ino) in self.identities:
-                os.close(descriptor)
-                return
-            self._keep(path, descriptor)
 
     def _keep(self, path: bytes, descriptor: int) -> None:
         if len(self._kept) >= self._limit:

@@ -57,7 +57,6 @@ class Namespace:
         "_real_parents",
         "fspf",
         "injected",
-        "root_protected",
     )
 
     def __init__(
@@ -68,8 +67,6 @@ class Namespace:
         regions = tuple(world.fspf.regions) if world.fspf is not None else ()
         for region in regions:
             _refuse_moved(region)
-        root = next((region for region in regions if region.path == b"/"), None)
-        self.root_protected = root is not None and root.protected
         self.injected: dict[bytes, InjectedFile] = {}
         for file in world.files:
             path = canonical(file.path, "path of an injected file")
@@ -88,11 +85,6 @@ class Namespace:
             if alias != path:
                 self._aliases[alias] = path
         self._leading = _leading(self._points, self._aliases)
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing at all is put over the disk."""
-        return not self._points and not self.root_protected
 
     def point_of(self, path: bytes) -> bytes | None:
         """The embed point or injected file that begins at `path`, literal or real; or None."""

@@ -87,7 +87,6 @@ class Disk(Protocol):
     def virtual_directory(self, path: bytes) -> bytes | None:
         """The virtual path of what a magic link stands for, where it was given out by us."""
 
-
     def virtual_file(self, path: bytes) -> bytes | None:
         """Likewise, of a protected file."""
 
