@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crannog.errors import FormatError, Misconfigured, StorageFailed
+from crannog.errors import FormatError, Misconfigured, StorageFailed, TooLarge
 from crannog.wire import Fields, Json, encode_json, parse_object
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -65,14 +65,15 @@ def load_config(path: Path) -> CliConfig:
         StorageFailed: it cannot be read.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         return CliConfig(path)
     except OSError as error:
         raise StorageFailed(f"cannot read {path}: {error.strerror}") from error
     try:
         return _parse(path, data)
-    except FormatError as error:
+    except (FormatError, TooLarge) as error:
         raise Misconfigured(
             f"{path} is not a configuration of this program",
             hint="move it away; a new one is made by the next command",

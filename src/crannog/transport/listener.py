@@ -227,6 +227,8 @@ def tcp_socket(host: str, port: int, what: str) -> socket.socket:
     Raises:
         Misconfigured: the address is taken, foreign or not allowed.
     """
+    if not host.isprintable():
+        raise Misconfigured(f"{what} cannot listen on {host!r}: not an address")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

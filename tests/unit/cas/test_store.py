@@ -348,3 +348,16 @@ def test_the_same_database_by_another_name_is_refused_too(tmp_path: Path) -> Non
         opened(tmp_path / "link", level=None)
     store.close()
     opened(tmp_path / "link", level=None).close()
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a?mode=memory&b=%2e#c", "line\nend"])
+def test_a_directory_of_any_name_holds_a_database(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    store = opened(directory)
+    version = add(store, "one", document=b"doc", secrets=b"sec")
+    store.close()
+    assert (directory / "cas.db").stat().st_size > 0
+    again = opened(directory, level=None)
+    assert again.read(version) == (b"doc", b"sec")
+    again.close()

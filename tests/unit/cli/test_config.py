@@ -105,3 +105,10 @@ def test_a_broken_identity_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="cannot be used"):
         own_identity(load_config(path))
     assert json.loads(path.read_text())["identity"] == "garbage"
+
+
+def test_a_file_that_never_ends_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(Misconfigured, match="not a configuration"):
+        load_config(path)

@@ -116,7 +116,7 @@ def connect(path: Path, *, read_only: bool = False) -> Engine:
     """
     mode = "ro&immutable=1" if read_only and _is_closed_and_fixed(path) else "rw"
     engine = create_engine(
-        f"sqlite+pysqlite:///file:{quote(str(path.absolute()))}?mode={mode}&uri=true",
+        f"sqlite+pysqlite:///file:{quote(os.fsencode(path.absolute()))}?mode={mode}&uri=true",
         poolclass=QueuePool,
         pool_size=_READERS,
         max_overflow=0,
