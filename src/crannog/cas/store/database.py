@@ -115,13 +115,17 @@ def connect(path: Path, *, read_only: bool = False) -> Engine:
             medium, a database that was closed properly is read all the same.
     """
     mode = "ro&immutable=1" if read_only and _is_closed_and_fixed(path) else "rw"
+    # Through a creator: SQLAlchemy's own reading of a URL undoes the quoting of the path.
+    target = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
     engine = create_engine(
-        f"sqlite+pysqlite:///file:{quote(os.fsencode(path.absolute()))}?mode={mode}&uri=true",
+        "sqlite+pysqlite://",
+        creator=lambda: sqlite3.connect(
+            target, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False
+        ),
         poolclass=QueuePool,
         pool_size=_READERS,
         max_overflow=0,
         pool_timeout=_BUSY_SECONDS,
-        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
