@@ -183,6 +183,10 @@ class TestProtectedRoot:
         (b"/app/loop/x", errno.ELOOP),
         (b"/app/" + b"x" * 256, errno.ENAMETOOLONG),
         (b"/app/key.pem/x", errno.ENOTDIR),
+        # What somebody might put there meanwhile has its parent where he likes.
+        (b"/etc/nothing/../../app/main.py", errno.ENOENT),
+        (b"/etc/passwd/../../app/main.py", errno.ENOTDIR),
+        (b"/nothing/at/all/../../../app/main.py", errno.ENOENT),
     ],
 )
 def test_errors_are_linuxs(path: bytes, number: int) -> None:

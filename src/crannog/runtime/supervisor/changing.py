@@ -44,8 +44,14 @@ def _find(
 
 
 def _proceed(call: Call) -> None:
-    """Let the kernel change the disk; what was remembered of names and modes may not hold then."""
+    """Let the kernel change names on disk; what was remembered of them may not hold then."""
     call.supervisor.names_changed()
+    call.proceed()
+
+
+def _proceed_with_mode(call: Call) -> None:
+    """Let the kernel change a mode, an owner, times or attributes on disk."""
+    call.supervisor.modes_changed()
     call.proceed()
 
 
@@ -55,8 +61,17 @@ def _refuse_through(found: Found) -> None:
         raise OSError(errno.EACCES, "named through a region")
 
 
-def making(call: Call, directory: int, address: int) -> None:
-    """A name is made: mkdir, mknod, symlink's second path."""
+def making(
+    call: Call, directory: int, address: int, go_on: Callable[[Call], None] = Call.proceed
+) -> None:
+    """A name is made: mkdir, mknod, symlink's second path.
+
+    Args:
+        call: the call.
+        directory: the descriptor that the path may be relative to.
+        address: of the path.
+        go_on: what to do on disk. A new directory makes no known path lead elsewhere; a link may.
+    """
     found = _find(call, directory, address, follow=False)
     if found is None:
         call.proceed()
@@ -64,7 +79,7 @@ def making(call: Call, directory: int, address: int) -> None:
     if found.where is Where.DISK and not found.through:
         if call.supervisor.namespace.leads(found.path):
             raise OSError(errno.EEXIST, "file exists")
-        _proceed(call)
+        go_on(call)
         return
     call.supervisor.granted(call, found)
     if found.where not in (Where.MISSING, Where.DISK):
@@ -180,7 +195,7 @@ def changing(
         changing_open(call, directory)
         return
     if found.where is Where.DISK and not found.through:
-        _proceed(call)
+        _proceed_with_mode(call)
         return
     supervisor = call.supervisor
     supervisor.granted(call, found)
@@ -205,7 +220,7 @@ def changing_open(call: Call, descriptor: int) -> None:
     fixed = supervisor.directories.path_of(device, inode) is not None
     if fixed or (file is not None and file.entry is not None):
         raise OSError(errno.EROFS, "read-only file system")
-    _proceed(call)
+    _proceed_with_mode(call)
 
 
 def _require_owner(call: Call, file: MemoryFile) -> None:
@@ -305,12 +320,12 @@ def handle_mkdirat(call: Call) -> None:
 
 def handle_symlink(call: Call) -> None:
     """symlink(target, path)."""
-    making(call, AT_FDCWD, call.arguments[1])
+    making(call, AT_FDCWD, call.arguments[1], _proceed)
 
 
 def handle_symlinkat(call: Call) -> None:
     """symlinkat(target, directory, path)."""
-    making(call, call.arguments[1], call.arguments[2])
+    making(call, call.arguments[1], call.arguments[2], _proceed)
 
 
 def handle_unlink(call: Call) -> None:

@@ -25,6 +25,7 @@ from crannog.runtime.supervisor.contents import Contents
 from crannog.runtime.supervisor.directories import Directories
 from crannog.runtime.supervisor.namespace import Namespace
 from crannog.runtime.supervisor.resolve import (
+    SETTLING_SECONDS,
     UNRESTRICTED,
     Caller,
     Found,
@@ -104,6 +105,7 @@ class Supervisor:
         self.rooted = False
         self.starting = 0
         self._changed_threads: set[int] = set()
+        self._rights_settled = 0.0
         self._stop = stop
         self._said: set[str] = set()
         self._work: queue.SimpleQueue[tuple[Call, Callable[[], None]]] = queue.SimpleQueue()
@@ -317,7 +319,8 @@ class Supervisor:
             known = rights.of(self, found, credentials)
             if len(table) >= _MAX_RIGHTS:
                 table.clear()
-            table[found] = known
+            if time.monotonic() >= self._rights_settled:
+                table[found] = known
         return known
 
     def _with_new_identity(self, handler: Handler, name: str) -> Handler:
@@ -337,8 +340,16 @@ class Supervisor:
         return forgetting
 
     def names_changed(self) -> None:
-        """The program is about to make, move or remove names, or to change modes, on disk."""
+        """The program is about to make, move or remove names on disk."""
         self.resolver.forget(time.monotonic())
+        self.modes_changed()
+
+    def modes_changed(self) -> None:
+        """The program is about to change who may do what on disk.
+
+        The change itself comes after the notification; for a moment nothing is remembered.
+        """
+        self._rights_settled = time.monotonic() + SETTLING_SECONDS
         self.rights.clear()
 
 

@@ -25,7 +25,7 @@ from crannog.shield.paths import NAME_MAX, join
 
 MAX_LINKS = 40  # the kernel's MAXSYMLINKS
 _MAX_REMEMBERED = 65536
-_SETTLING_SECONDS = 0.05
+SETTLING_SECONDS = 0.05
 
 MAGIC_LINK = re.compile(
     rb"/proc/[0-9]+(?:/task/[0-9]+)?/(?:cwd|root|exe|fd/[0-9]+|map_files/[^/]+|ns/[^/]+)"
@@ -183,7 +183,7 @@ class Resolver:
         Args:
             now: seconds of the monotonic clock.
         """
-        self._settled = now + _SETTLING_SECONDS
+        self._settled = now + SETTLING_SECONDS
         self._passing.clear()
         self._plain.clear()
 
@@ -368,11 +368,13 @@ class _Walk:
         if self.here == self._caller.root:
             return
         if not self.covered and not self._disk.is_directory(self.here):
-            if self.through:
-                raise OSError(errno.ENOTDIR, "not a directory")
-            # The kernel will say what is wrong; nothing that follows counts.
-            self._pending.clear()
-            return
+            # Not left to the kernel: by then something may be there whose parent is elsewhere.
+            try:
+                self._disk.read_link(self.here)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            raise OSError(errno.ENOTDIR, "not a directory")
         self._passed.append(self.here)
         above = self._namespace.parent(self.here)
         if self.covered:
@@ -457,6 +459,8 @@ class _Walk:
             self.through = True
             return None
         if number in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise OSError(number, os.strerror(number))
+        if b".." in self._pending:
             raise OSError(number, os.strerror(number))
         # Not there, or not ours to look at: what the kernel will say is what counts.
         rest = b"/".join(reversed(self._pending))
