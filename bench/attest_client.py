@@ -1,6 +1,6 @@
 """A load of attestations from one process.
 
-`python -m bench.attest_client HOST:PORT CONFIG_ID MRENCLAVE THREADS SECONDS` prints the latencies in
+`python -m bench.attest_client HOST:PORT CONFIG_ID MRENCLAVE THREADS SECONDS` prints latencies in
 milliseconds and the failures, as JSON.
 
 Each attestation is a connection of its own with a full TLS 1.3 handshake, certificates on both
