@@ -7,7 +7,7 @@ what it is. Decides nothing: a widening update is allowed to whoever may update.
 from __future__ import annotations
 
 from crannog.levels import Level
-from crannog.session.document import AccessPolicy, Keyword, Service, Session
+from crannog.session.document import AccessPolicy, InjectionFile, Keyword, Service, Session
 
 
 def widened(old: Session, new: Session) -> tuple[str, ...]:
@@ -44,7 +44,18 @@ def _service(old: Session, new: Session, before: Service | None, after: Service)
         found.append(f"service {after.name} minimum level")
     if before.command != after.command or before.fspf != after.fspf:
         found.append(f"service {after.name} program")
+    # What runs is decided by these as well (LD_PRELOAD, PYTHONPATH, a file over a module), and
+    # they are how a secret comes to a service that had none.
+    if before.environment != after.environment or before.pwd != after.pwd:
+        found.append(f"service {after.name} environment")
+    if _files(old, before) != _files(new, after):
+        found.append(f"service {after.name} files")
     return found
+
+
+def _files(session: Session, service: Service) -> tuple[InjectionFile, ...]:
+    image = session.image_of(service)
+    return () if image is None else image.injection_files
 
 
 def _rank(session: Session, service: Service) -> int:

@@ -7,6 +7,15 @@ from crannog.session.load import load_session
 from tests.unit.cas.support import MRENCLAVE, OTHER, session
 
 
+def _injecting(content: str) -> bytes:
+    return session(
+        more=f"images: [{{name: i, injection_files: [{{path: /app/x.py, content: {content}}}]}}]"
+    ).replace(
+        b"  - name: application\n",
+        b"  - name: application\n    image_name: i\n",
+    )
+
+
 def test_the_same_session_widens_nothing() -> None:
     one = load_session(session()).session
     assert widened(one, one) == ()
@@ -43,6 +52,12 @@ def test_the_same_session_widens_nothing() -> None:
             "service application program",
         ),
         (session().replace(b"name: app", b"name: other"), session(), "service application new"),
+        (
+            session(environment="LD_PRELOAD: /a.so"),
+            session(environment="LD_PRELOAD: /b.so"),
+            "service application environment",
+        ),
+        (_injecting("one"), _injecting("two"), "service application files"),
     ],
 )
 def test_what_widens_is_named(before: bytes, after: bytes, expected: str) -> None:
