@@ -13,6 +13,7 @@ from crannog.exchange.refusal import Refusal
 from crannog.levels import Level
 from crannog.transport.client import REFUSED, Wanted, attest
 from crannog.transport.connect import connect
+from crannog.transport.log import Sparse
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import (
     Identity,
@@ -212,6 +213,17 @@ def test_simulation_is_refused_where_the_cas_asks_for_more(tmp_path: Path) -> No
         assert "request id" in text
         assert MRENCLAVE.hex() not in text
         assert MRENCLAVE.hex() in cas.logged.text
+
+
+def test_unproven_peers_of_a_real_cas_do_not_fill_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sparse, "take", lambda _self: None)  # this second's lines are used up
+    with running(tmp_path / "state", minimum_level=Level.HARDWARE) as cas:
+        cas.post(SESSION)
+        with pytest.raises(Refused):
+            cas.attest()
+        assert " configuration" not in cas.logged.text
 
 
 def test_the_pinned_cas_is_accepted_by_its_key_and_by_its_root(shared: Cas) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from OpenSSL import SSL
 
 from crannog.cas.api.metrics import Metrics
-from crannog.cas.refusals import public_refusal
+from crannog.cas.refusals import may_know, public_refusal
 from crannog.cas.service import CasService
 from crannog.errors import Error, FormatError, StorageFailed, TooLarge, chain
 from crannog.evidence.claims import Claims
@@ -103,13 +103,16 @@ class EnclaveApi:
         except Error as error:
             self._service.refused(hello.config_id, error, peer=seen.peer, request_id=seen.id)
             raise
-        self._log.info(
-            f"Received configuration request for config id {quoted(hello.config_id)}",
-            level=seen.claims.level.value,
-            method=seen.claims.method,
-            peer=seen.peer,
-            request_id=seen.id,
-        )
+        # Anybody can sign for simulation: where that proves nothing it fills no log either.
+        proved = may_know(self._service.minimum_level, seen.claims)
+        if proved or self._sparse.take() is not None:
+            self._log.info(
+                f"Received configuration request for config id {quoted(hello.config_id)}",
+                level=seen.claims.level.value,
+                method=seen.claims.method,
+                peer=seen.peer,
+                request_id=seen.id,
+            )
         configuration = self._service.configure(
             hello.config_id,
             seen.claims,
