@@ -56,6 +56,18 @@ def test_injected_file_is_there_and_not_on_the_disk(crannog_run: Run, tmp_path: 
     assert not place.parent.exists()
 
 
+@pytest.mark.parametrize("name", ["/usr/bin/echo", "/bin/echo", "/lib64/ld-linux-x86-64.so.2"])
+@pytest.mark.parametrize("allowed", ["0", "2"])
+def test_an_injected_file_in_the_place_of_what_was_measured_is_refused(
+    crannog_run: Run, name: str, allowed: str
+) -> None:
+    other = Path("/usr/bin/date").read_bytes()
+    with FakeCas(configure("echo", "+%Y", files=(File(name, other, 0o755),))) as cas:
+        found = crannog_run(["/usr/bin/echo"], **attested(cas, SCONE_ALLOW_DLOPEN=allowed))
+    assert (found.returncode, found.stdout) == (78, "")
+    assert f"take the place of {name}, which was measured" in found.stderr
+
+
 @pytest.mark.parametrize(("script", "status"), [("raise SystemExit(7)", 7), ("1/0", 1)])
 def test_exit_status(crannog_run: Run, script: str, status: int) -> None:
     with FakeCas(configure("python3", "-c", script)) as cas:

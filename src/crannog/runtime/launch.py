@@ -173,9 +173,11 @@ def attested_world(
     SCONE_ALLOW_DLOPEN below 2 needs it (A): what is loaded natively is looked at as it is mapped.
 
     Raises:
-        Misconfigured: the session's fspf is not there.
+        Misconfigured: the session's fspf is not there, or a file is injected over what was
+            measured.
         IntegrityError: it is not the one whose tag the session names.
     """
+    _keep_measured(configuration, measurement)
     reference = configuration.fspf
     if reference is None and not configuration.files and settings.allow_dlopen >= 2:
         return None
@@ -205,6 +207,21 @@ def attested_world(
         allow_dlopen=settings.allow_dlopen,
         measured=measurement.native,
     )
+
+
+def _keep_measured(configuration: Configuration, measurement: Measurement) -> None:
+    """(A) What runs is what was measured: no injected file takes its place, by whatever name."""
+    measured = {(each.identity.device, each.identity.inode) for each in measurement.native}
+    for file in configuration.files:
+        try:
+            there = os.stat(file.path.encode("utf-8"))
+        except OSError:
+            continue  # nothing is there that could have been measured
+        if (there.st_dev, there.st_ino) in measured:
+            raise Misconfigured(
+                f"an injected file would take the place of {file.path}, which was measured",
+                hint="inject it elsewhere, or change the image and the session's mrenclaves",
+            )
 
 
 def print_version(settings: Settings, mrenclave: str, log: Log) -> None:
