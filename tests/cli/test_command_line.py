@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,37 @@ def test_output_on_a_full_disk_is_an_error(stranger: Commands) -> None:
     result = stranger("-o", "/dev/full", "self", "show")
     assert result.status == 1
     assert "cannot write the output: No space left on device" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["version", "--help", "fspf create x", "run --help"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_output_is_refused_before_anything_is_done(
+    stranger: Commands, command: str, closed: str
+) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m crannog {command} {closed}"],
+        cwd=stranger.home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+    assert not (stranger.home / "x").exists()
+
+
+def test_usage_of_the_launcher_that_cannot_be_written_is_said(stranger: Commands) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crannog", "run", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "cannot write the usage: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

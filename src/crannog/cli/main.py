@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -98,6 +99,9 @@ def run_cli(arguments: list[str], *, program: str) -> int:
     Our own bugs end in a line that names their kind and place, not in a traceback.
     """
     ui.program = program
+    if not _standard_streams():
+        # Before anything is done: a key that is printed once must not be lost.
+        return ui.error(StorageFailed("standard output is closed", hint="redirect it to a file"))
     try:
         typer.main.get_command(app).main(args=expand_argument_files(arguments), prog_name=program)
     except SystemExit as end:  # how Typer ends, also well
@@ -117,6 +121,18 @@ def run_cli(arguments: list[str], *, program: str) -> int:
     except Exception as error:  # noqa: BLE001  # (A) its text, and a traceback, may hold secrets
         return ui.error(defect(error), doing=state.doing)
     return _flushed(0)
+
+
+def _standard_streams() -> bool:
+    """Whether there is a standard output; closed descriptors below 3 are never another file's."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    # Python has None where a stream was closed at its start, whatever its types say.
+    streams: tuple[TextIO | None, TextIO | None] = (sys.stdout, sys.stderr)
+    if streams[1] is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # as long as the process
+    return streams[0] is not None
 
 
 def _flushed(status: int) -> int:

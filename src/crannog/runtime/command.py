@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from crannog.errors import (
+    EXIT_FAILED,
     EXIT_REFUSED,
     EXIT_TRY_AGAIN,
     EXIT_USAGE,
@@ -69,18 +70,18 @@ def run_command(argv: Sequence[str], *, program: str) -> int:
     """
     command = list(argv)
     if command[:1] in (["--help"], ["-h"]):
-        sys.stdout.write(_USAGE.format(program=program))
-        return 0
+        return 0 if _put(1, _USAGE.format(program=program)) else EXIT_FAILED
     if command[:1] == ["--"]:
         del command[0]
     elif command and command[0].startswith("-"):
-        sys.stderr.write(
+        _put(
+            2,
             f"{program}: error: unknown option {command[0]!r}\n"
-            f"{program}: hint: {program} run -- COMMAND runs a command that begins with a dash\n"
+            f"{program}: hint: {program} run -- COMMAND runs a command that begins with a dash\n",
         )
         return EXIT_USAGE
     if not command:
-        sys.stderr.write(f"{program}: error: no command\n{program}: hint: {program} run --help\n")
+        _put(2, f"{program}: error: no command\n{program}: hint: {program} run --help\n")
         return EXIT_USAGE
     return _run(command, os.environ)
 
@@ -171,6 +172,18 @@ def _failed(settings: Settings, start: Start, error: Error, log: Log) -> int:
 
 def _said_by_cas(error: Error) -> bool:
     return any(line.startswith("CAS sent an attestation") for line in chain(error))
+
+
+def _put(descriptor: int, text: str) -> bool:
+    """Write all of `text`; False, and a line on stderr, where it could not be."""
+    data = text.encode("utf-8", "backslashreplace")
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        Log().error(f"cannot write the usage: {error.strerror}")
+        return False
+    return True
 
 
 def _rest(error: Error, log: Log) -> None:
