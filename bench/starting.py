@@ -11,11 +11,16 @@ import time
 from pathlib import Path
 
 from bench.report import Row
-from bench.tools import CRANNOG, protect
+from bench.tools import LAUNCHER, protect
 from crannog.testing.platform import DevelopmentPlatform
 
 ROUNDS = 15
-PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+# The distribution's interpreter where there is one: others may import much more at their start.
+PYTHON = next(
+    path
+    for path in ("/usr/bin/python3", getattr(sys, "_base_executable", ""), sys.executable)
+    if os.path.exists(path)
+)
 
 
 def starting() -> list[Row]:
@@ -32,15 +37,15 @@ def starting() -> list[Row]:
             variants = {
                 "plain": ([PYTHON, str(plain / "hello.py")], platform.environment({})),
                 "launcher": (
-                    [*CRANNOG, "run", "--", PYTHON, str(plain / "hello.py")],
+                    [*LAUNCHER, "run", "--", PYTHON, str(plain / "hello.py")],
                     platform.environment({}),
                 ),
                 "shield": (
-                    [*CRANNOG, "run", "--", PYTHON, "/app/hello.py"],
+                    [*LAUNCHER, "run", "--", PYTHON, "/app/hello.py"],
                     platform.environment(shield),
                 ),
                 "attested": (
-                    [*CRANNOG, "run", "--", PYTHON],
+                    [*LAUNCHER, "run", "--", PYTHON],
                     platform.environment(platform.attested("bench/application")),
                 ),
             }
@@ -67,7 +72,7 @@ def starting() -> list[Row]:
 
 def _create_session(platform: DevelopmentPlatform, shield: dict[str, str]) -> None:
     mrenclave = subprocess.run(
-        [*CRANNOG, "run", "--", PYTHON],
+        [*LAUNCHER, "run", "--", PYTHON],
         env=platform.environment({"SCONE_HASH": "1"}),
         check=True,
         stdout=subprocess.PIPE,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
 CRANNOG = [sys.executable, "-m", "crannog"]
+LAUNCHER = [str(Path(sys.executable).with_name("crannog"))]
+"""The installed command, as users start it; quicker than `python -m`."""
 
 
 class CannotMeasure(Exception):
@@ -61,7 +63,7 @@ def shielded(
     """The stdout of a program under the launcher; `cpu` pins launcher and program to one core."""
     pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
     done = subprocess.run(
-        [*pinned, *CRANNOG, "run", "--", str(program), *arguments],
+        [*pinned, *LAUNCHER, "run", "--", str(program), *arguments],
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
