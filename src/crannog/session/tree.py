@@ -230,8 +230,10 @@ def _refuse_references(event: yaml.NodeEvent, mark: Mark) -> None:
         _refuse(mark, "anchors (&name) are not part of the session language")
     tag = getattr(event, "tag", None)
     if tag is not None:
-        later = " yet" if tag in ("!cas", "!akv") else ""
-        _refuse(mark, f"the tag {quoted(tag)} is not supported{later}")
+        if tag in ("!cas", "!akv"):
+            _refuse(mark, f"the tag {tag} is not supported yet")
+        # Not repeated: a password without quotes that begins with ! is a tag to YAML.
+        _refuse(mark, "tags are not part of the session language: quote a text that begins with !")
 
 
 def _said(error: yaml.MarkedYAMLError) -> str:

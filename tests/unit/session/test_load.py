@@ -329,3 +329,14 @@ def test_a_quoted_null_is_a_text() -> None:
 @pytest.mark.parametrize("null", ["~", "null", "NULL", ""])
 def test_predecessor_may_be_null(null: str) -> None:
     assert load(f"name: s\npredecessor: {null}\n").predecessor is None
+
+
+@pytest.mark.parametrize(
+    "value", ["!hunter2", "!!hunter2 x", "!<hunter2> x", "*hunter2", "&hunter2 x"]
+)
+def test_a_password_that_yaml_takes_for_something_else_is_refused_and_not_repeated(
+    value: str,
+) -> None:
+    line = said(f"name: s\nsecrets:\n  - name: a\n    kind: ascii\n    value: {value}\n")
+    assert "hunter2" not in line
+    assert line.startswith("line 5: ")
