@@ -25,7 +25,7 @@ from crannog.exchange.configuration import Configuration
 from crannog.levels import Level
 from crannog.pki.authority import Authority
 from crannog.session.canonical import session_hash
-from crannog.session.document import Session
+from crannog.session.document import Service, Session
 from crannog.session.load import load_stored
 
 MAX_PREPARED = 1024
@@ -68,39 +68,46 @@ class Prepared:
         """The version's secrets at `now`."""
         return Values(self.session, self.bundle, self._authority, now=now, random=self._random)
 
-    def service(
-        self, name: str, now: datetime, minimum: Level
-    ) -> tuple[Configuration, Requirements]:
-        """What a service gets, with level and measurement still to be filled in, and what it takes.
+    def requirements(self, name: str, minimum: Level) -> Requirements:
+        """What a service's evidence has to say.
 
         Args:
             name: the service's.
-            now: the present.
             minimum: the CAS's minimum level.
 
         Raises:
             NotFound: the session has no such service.
         """
-        service = self.session.service(name)
-        if service is None:
-            missing = NotFound(f"Service not found: {name[:128]!r} in {self.session.name!r}")
-            raise no_configuration(missing)
         required = self._required.get((name, minimum))
         if required is None:
             required = requirements(
-                self.session, service, minimum=minimum, launchers=self._launchers
+                self.session, self._service(name), minimum=minimum, launchers=self._launchers
             )
             self._required[name, minimum] = required
+        return required
+
+    def configuration(self, name: str, now: datetime) -> Configuration:
+        """What a service gets, with level and measurement still to be filled in.
+
+        Costs up to megabytes of work: not before it is decided who gets it.
+
+        Args:
+            name: the service's.
+            now: the present.
+
+        Raises:
+            NotFound: the session has no such service.
+        """
         found = self._services.get(name)
         if found is not None and (found[1] is None or now < found[1]):
-            return found[0], required
+            return found[0]
         values = self.values(now)
         configuration = configure(
             self.session,
-            service,
+            self._service(name),
             values,
             session_hash=self.version.hash,
-            level=minimum,
+            level=Level.SIMULATION,
             mrenclave=_NOTHING,
         )
         size = _size(configuration)
@@ -108,7 +115,14 @@ class Prepared:
             # Two threads may both get here; either result is right.
             self._services[name] = (configuration, values.fresh_until)
             self.cost += size
-        return configuration, required
+        return configuration
+
+    def _service(self, name: str) -> Service:
+        service = self.session.service(name)
+        if service is None:
+            missing = NotFound(f"Service not found: {name[:128]!r} in {self.session.name!r}")
+            raise no_configuration(missing)
+        return service
 
 
 class PreparedSessions:

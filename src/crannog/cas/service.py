@@ -344,8 +344,10 @@ class CasService:
             if version is None:
                 raise no_configuration(NotFound(f"Session not found: {name[:128]!r}"))
             prepared = self._sessions.get(version)
-            base, required = prepared.service(service, now, self._store.minimum_level)
+            required = prepared.requirements(service, self._store.minimum_level)
             judge(prepared.session, claims, required, otp=otp, token=service_access_token)
+            # Only now: whoever is refused costs no substitution, and learns nothing of its errors.
+            base = prepared.configuration(service, now)
         except NotFound as error:
             self.count(error)
             raise

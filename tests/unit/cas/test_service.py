@@ -304,6 +304,21 @@ def test_a_wrong_measurement_is_refused_with_the_references_texts(cas: CasServic
     assert "SCONE_HASH=1" in hints(caught.value)[0]
 
 
+def test_nothing_is_made_for_a_program_that_is_refused(
+    cas: CasService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cas.create_session(session(), ALICE)
+
+    def made(*_: object, **__: object) -> None:
+        raise AssertionError("a configuration was made")
+
+    monkeypatch.setattr("crannog.cas.prepared.configure", made)
+    with pytest.raises(EvidenceRejected):
+        attest(cas, claims(mrenclave=OTHER))
+    with pytest.raises(AssertionError, match="was made"):
+        attest(cas)
+
+
 def test_a_level_below_the_minimum_is_refused(tmp_path: Path) -> None:
     cas = service(tmp_path, level=Level.NODE)
     cas.create_session(session(), ALICE)
