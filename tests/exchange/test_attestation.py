@@ -211,6 +211,14 @@ def test_another_protocol_version_is_refused_by_name() -> None:
         server.next_event()
 
 
+def test_a_one_time_password_in_the_configuration_id_is_refused_and_not_repeated() -> None:
+    client, server = AttestationClient(), AttestationServer()
+    server.receive(client.hello("session/service@123456"))
+    with pytest.raises(FormatError, match="holds an @") as caught:
+        server.next_event()
+    assert "123456" not in str(caught.value)
+
+
 def test_an_unknown_field_is_refused() -> None:
     server = AttestationServer()
     server.receive(

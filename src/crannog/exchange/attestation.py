@@ -248,6 +248,12 @@ class AttestationServer:
             fields.constant("protocol", PROTOCOL)
             hello = Hello(fields.text("config_id", limit=limits.CONFIG_ID))
             fields.end()
+            if "@" in hello.config_id:
+                # No name holds one. What follows it is a secret that would be logged and echoed.
+                raise FormatError(
+                    "hello: config_id holds an @, expected SESSION/SERVICE",
+                    hint="a one-time password goes into the evidence, as otp",
+                )
             self._state = _State.SEND_CHALLENGE
             return hello
         if kind == "evidence" and self._state is _State.AWAIT_EVIDENCE:
