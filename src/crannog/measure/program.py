@@ -12,10 +12,10 @@ from typing import NamedTuple
 from crannog.errors import FormatError, Misconfigured, Unsupported
 from crannog.measure.defaults import DEFAULT_PATH
 from crannog.measure.elf import is_elf
-from crannog.measure.loader import Loader, Mapped, musl_name
+from crannog.measure.loader import Closure, Loader, Mapped, musl_name
 from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
-from crannog.measure.python import extension_modules, find_python, start_files
-from crannog.measure.root import FileIdentity, Root
+from crannog.measure.python import Python, extension_modules, find_python, start_files
+from crannog.measure.root import FileIdentity, Root, identify
 from crannog.measure.script import parse_shebang
 from crannog.measure.system import (
     CACHE,
@@ -70,6 +70,36 @@ class Measurement(NamedTuple):
     python: bool
 
 
+class NativeFiles(NamedTuple):
+    """What a program loads natively, found and not hashed; the fields are `Measurement`'s."""
+
+    program: str
+    executable: str
+    prefix: tuple[str, ...]
+    native: tuple[MeasuredFile, ...]
+
+
+class _Loaded(NamedTuple):
+    """`libraries` are also those that only `dlopen` loads."""
+
+    executable: Mapped
+    libraries: tuple[Mapped, ...]
+    musl: bool
+    python: Python | None
+
+
+def native_files(root: Root, path: str) -> NativeFiles:
+    """The native files of the program at `path`, for a start that proves nothing to anybody.
+
+    They are those of its measurement, with their identities now. Nothing is hashed: such a start
+    reports no hash, and what may be loaded is decided by identity.
+
+    Raises:
+        Misconfigured, FormatError, Unsupported: as `measure_program`.
+    """
+    return _Measuring(root).identify(path)
+
+
 def measure_program(root: Root, path: str, settings: ProgramSettings) -> Measurement:
     """Measure the program at `path`, an absolute path inside `root`.
 
@@ -77,33 +107,22 @@ def measure_program(root: Root, path: str, settings: ProgramSettings) -> Measure
         Misconfigured: it, its interpreter or its library is not there, or may not be read.
         FormatError, Unsupported: it is neither ELF nor a script, or needs what cannot be measured.
     """
-    return _Measuring(root, settings).measure(path)
+    return _Measuring(root).measure(path, settings)
 
 
 class _Measuring:
-    def __init__(self, root: Root, settings: ProgramSettings) -> None:
+    def __init__(self, root: Root) -> None:
         self._root = root
-        self._settings = settings
         self._listed: dict[tuple[Role, str], None] = {}
         self._native: dict[str, None] = {}
 
-    def measure(self, path: str) -> Measurement:
+    def measure(self, path: str, settings: ProgramSettings) -> Measurement:
         executable, prefix = self._scripts(path)
-        loader = Loader(self._root)
-        closure = loader.closure(executable)
-        if closure.missing:
-            lost = closure.missing[0]
-            raise Misconfigured(f"{lost.needed_by} needs {lost.name}, which is nowhere")
-        self._add(Role.EXECUTABLE, executable, native=True)
-        if closure.interpreter is not None:
-            self._add(Role.INTERPRETER, closure.interpreter, native=True)
-        for library in closure.libraries:
-            self._add(Role.LIBRARY, library.path, native=True)
-        modules = self._modules(loader, closure.executable, closure.libraries, closure.interpreter)
-        is_python = self._python(
-            loader, executable, closure.executable, closure.libraries, closure.interpreter, modules
-        )
-        self._system(closure.executable, [*closure.libraries, *modules], closure.musl)
+        loaded = self._natives(executable)
+        if loaded.python is not None:
+            for name in start_files(self._root, loaded.python):
+                self._add(Role.CONFIGURATION, name)
+        self._system(loaded)
         digests = self._root.digests(path for _, path in self._listed)
         entries = tuple(
             sorted(
@@ -128,7 +147,7 @@ class _Measuring:
         if itself is None:
             raise Misconfigured(f"{executable}: went away while it was measured")
         return Measurement(
-            mrenclave(self._settings, entries),
+            mrenclave(settings, entries),
             path,
             executable,
             itself.identity,
@@ -137,9 +156,43 @@ class _Measuring:
             others,
             absent,
             entries,
-            self._settings,
-            is_python,
+            settings,
+            loaded.python is not None,
         )
+
+    def identify(self, path: str) -> NativeFiles:
+        executable, prefix = self._scripts(path)
+        self._natives(executable)
+        return NativeFiles(path, executable, prefix, tuple(map(self._identified, self._native)))
+
+    def _identified(self, path: str) -> MeasuredFile:
+        descriptor = self._root.open_regular(path)
+        if descriptor is None:
+            raise Misconfigured(f"{path}: went away while it was looked at")
+        try:
+            return MeasuredFile(path, identify(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def _natives(self, path: str) -> _Loaded:
+        """List the executable and everything that it loads natively."""
+        loader = Loader(self._root)
+        closure = loader.closure(path)
+        if closure.missing:
+            lost = closure.missing[0]
+            raise Misconfigured(f"{lost.needed_by} needs {lost.name}, which is nowhere")
+        self._add(Role.EXECUTABLE, path, native=True)
+        if closure.interpreter is not None:
+            self._add(Role.INTERPRETER, closure.interpreter, native=True)
+        for library in closure.libraries:
+            self._add(Role.LIBRARY, library.path, native=True)
+        modules = self._modules(loader, closure.executable, closure.libraries, closure.interpreter)
+        python = find_python(
+            self._root, path, closure.executable.path, closure.executable.elf.needed
+        )
+        if python is not None:
+            modules += self._extensions(loader, python, closure)
+        return _Loaded(closure.executable, (*closure.libraries, *modules), closure.musl, python)
 
     def _scripts(self, path: str) -> tuple[str, tuple[str, ...]]:
         """Follow `#!` lines to the ELF file, as the kernel does; env is resolved here and now."""
@@ -205,19 +258,9 @@ class _Measuring:
             self._add(Role.MODULE, module.path, native=True)
         return modules
 
-    def _python(
-        self,
-        loader: Loader,
-        path: str,
-        executable: Mapped,
-        libraries: tuple[Mapped, ...],
-        interpreter: str | None,
-        modules: list[Mapped],
-    ) -> bool:
-        needed = executable.elf.needed
-        python = find_python(self._root, path, executable.path, needed)
-        if python is None:
-            return False
+    def _extensions(self, loader: Loader, python: Python, closure: Closure) -> list[Mapped]:
+        """CPython's own extension modules, with what those need."""
+        executable = closure.executable
         extensions: list[Mapped] = []
         for name in extension_modules(self._root, python):
             try:
@@ -227,17 +270,15 @@ class _Measuring:
             self._add(Role.MODULE, name, native=mapped is not None)
             if mapped is not None:
                 extensions.append(mapped)
-        also, _ = loader.also((executable, *libraries, *extensions), interpreter)
+        also, _ = loader.also((executable, *closure.libraries, *extensions), closure.interpreter)
         for each in also:
             self._add(Role.MODULE, each.path, native=True)
-        modules += [*extensions, *also]
-        for name in start_files(self._root, python):
-            self._add(Role.CONFIGURATION, name)
-        return True
+        return [*extensions, *also]
 
-    def _system(self, executable: Mapped, loaded: list[Mapped], musl: bool) -> None:
+    def _system(self, loaded: _Loaded) -> None:
         """What changes loading in every program of this C library."""
-        if musl:
+        executable = loaded.executable
+        if loaded.musl:
             self._add(
                 Role.CONFIGURATION, f"/etc/{musl_name(executable.elf.interpreter or '')}.path"
             )
@@ -247,7 +288,7 @@ class _Measuring:
         # A static program has its C library and its libcrypto, if any, in itself.
         static = executable.elf.interpreter is None
         seen: set[str] = set()
-        for mapped in [executable, *loaded] if static else loaded:
+        for mapped in (executable, *loaded.libraries) if static else loaded.libraries:
             name = os.path.basename(mapped.path)
             is_libc = "libc.so.6" in mapped.names or (static and mapped is executable)
             is_crypto = name.startswith("libcrypto") or (static and mapped is executable)

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import stat
-import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -188,10 +186,12 @@ class Root:
         if descriptor is None:
             return None
         try:
+            from hashlib import sha256
+
             before = identify(descriptor)
             data = _read_open(descriptor, path, limit)
             if identify(descriptor) == before and len(data) == before.size:
-                self._digests[before] = hashlib.sha256(data).digest()
+                self._digests[before] = sha256(data).digest()
             return data
         finally:
             os.close(descriptor)
@@ -214,6 +214,9 @@ class Root:
         Raises:
             Misconfigured: as `digest`, for the first in order that fails.
         """
+        import hashlib  # noqa: F401 (here, and not at once in every thread)
+        import threading
+
         queue = list(dict.fromkeys(paths))
         found: dict[str, FileDigest | None] = {}
         failed: dict[int, Error] = {}
@@ -337,6 +340,8 @@ def identify(descriptor: int) -> FileIdentity:
 
 
 def _sha256(descriptor: int, size: int) -> bytes:
+    import hashlib
+
     os.lseek(descriptor, 0, os.SEEK_SET)
     if size <= _SMALL:
         # Until the end and not until `size`: /proc and a growing file say less than they hold.

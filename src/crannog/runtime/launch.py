@@ -74,10 +74,7 @@ def start_plain(
     """
     path = find_program(argv[0], environment)
     announce_mode(settings, log)
-    if settings.version:
-        measurement, root = _measure(settings, path)
-        root.close()
-        print_version(settings, measurement.mrenclave, log)
+    _print_version_of(settings, path, log)
     reason = ends_at_once(argv, input_is_null=_input_is_null())
     if reason is not None:
         log.warn(reason)
@@ -104,9 +101,13 @@ def start_shielded(
         "SCONE_FSPF, SCONE_FSPF_KEY and SCONE_FSPF_TAG are for debugging: whoever can read this "
         "environment can read the protected files"
     )
-    measurement, root = _measure(settings, path)
-    if settings.version:
-        print_version(settings, measurement.mrenclave, log)
+    _print_version_of(settings, path, log)
+    from crannog.measure.program import native_files
+    from crannog.measure.root import Root
+
+    root = Root("/")
+    # Nobody is told a hash, so nothing is hashed.
+    natives = native_files(root, path)
     from crannog.shield.fspf import open_fspf
 
     sealed = root.read(direct.path, limit=_FSPF_LIMIT)
@@ -119,10 +120,11 @@ def start_shielded(
         fspf=fspf,
         fspf_path=direct.path,
         allow_dlopen=settings.allow_dlopen,
-        measured=measurement.native,
+        measured=natives.native,
     )
-    program = plain_program(argv, _as_found(environment), measurement)
-    return _run_shielded(program._replace(pwd=os.getcwd()), measurement, root, world)
+    root.close()
+    program = plain_program(argv, _as_found(environment), natives)
+    return _run_shielded(program._replace(pwd=os.getcwd()), natives.executable, world)
 
 
 def start_attested(
@@ -158,10 +160,13 @@ def start_attested(
     for warning in program.warnings:
         log.warn(warning)
     world = attested_world(configuration, settings, measurement, root)
-    if world is not None:
-        return _run_shielded(program, measurement, root, world)
     from crannog.runtime.spawn import open_measured, run_child
 
+    if world is not None:
+        # A last look: the CAS may have taken its time.
+        os.close(open_measured(root, measurement))
+        root.close()
+        return _run_shielded(program, measurement.executable, world)
     return run_child(program, open_measured(root, measurement))
 
 
@@ -285,16 +290,13 @@ def close_inherited() -> None:
     os.close(descriptor)
 
 
-def _run_shielded(program: Program, measurement: Measurement, root: Root, world: World) -> int:
+def _run_shielded(program: Program, executable: str, world: World) -> int:
     from crannog.runtime.init import hold_signals, supervise
-    from crannog.runtime.spawn import open_measured
     from crannog.runtime.supervisor.run import run_shielded
 
-    os.close(open_measured(root, measurement))
-    root.close()
     hold_signals()
     return run_shielded(
-        executable=measurement.executable,
+        executable=executable,
         argv=program.argv,
         environment=program.environment,
         pwd=program.pwd or "/",
@@ -313,6 +315,14 @@ def _measure(settings: Settings, path: str) -> tuple[Measurement, Root]:
         settings.heap, settings.stack, settings.allow_dlopen, settings.fork, settings.mprotect
     )
     return measure_program(root, path, measured), root
+
+
+def _print_version_of(settings: Settings, path: str, log: Log) -> None:
+    """SCONE_VERSION=1 of a start that needs no measurement otherwise."""
+    if settings.version:
+        measurement, root = _measure(settings, path)
+        root.close()
+        print_version(settings, measurement.mrenclave, log)
 
 
 def _input_is_null() -> bool:

@@ -17,7 +17,7 @@ from crannog.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from crannog.exchange.configuration import Configuration
-    from crannog.measure.program import Measurement
+    from crannog.measure.program import Measurement, NativeFiles
 
 FORBIDDEN_VARIABLE = "SCONE_CONFIG_ID"
 
@@ -113,12 +113,14 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
 
 
 def plain_program(
-    argv: Sequence[str], environment: Mapping[str, str], measurement: Measurement | None
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    found: Measurement | NativeFiles | None,
 ) -> Program:
     """The command as it was given, with the host's whole environment, SCONE_* included."""
     arguments = tuple(argv)
-    if measurement is not None and measurement.prefix:
-        arguments = (*measurement.prefix, *argv[1:])
+    if found is not None and found.prefix:
+        arguments = (*found.prefix, *argv[1:])
     return Program(arguments, environment, None)
 
 
