@@ -78,13 +78,13 @@ class CasApi:
         """Post a session's text; `NotTaken` with the CAS's reasons where it does not take it."""
         fields = self._ask("POST", "/v1/sessions", text.encode("utf-8"))
         warnings = fields.texts("warnings", limit=1000) if fields.has("warnings") else ()
-        return Created(fields.text("hash"), warnings)
+        return Created(fields.hex("hash", 32).hex(), warnings)
 
     def read(self, name: str, session_hash: str | None = None) -> Read:
         """The session of that name, the latest version or the one with that hash."""
         query = "" if session_hash is None else f"?hash={quote(session_hash, safe='')}"
         fields = self._ask("GET", f"/v1/sessions/{quote(name, safe='~/')}{query}")
-        return Read(fields.text("session", limit=MAX_ANSWER), fields.text("hash"))
+        return Read(fields.text("session", limit=MAX_ANSWER), fields.hex("hash", 32).hex())
 
     def version(self) -> dict[str, str]:
         """What the CAS says of itself."""
@@ -106,8 +106,12 @@ class CasApi:
         messages: tuple[str, ...] = ()
         try:
             fields = _fields(answer)
-            messages = fields.texts("msg", limit=1000, characters=65536)
-            hint = fields.optional_text("hint", limit=65536) or ""
+            # One line each, so that none of them can pass for a hint of ours.
+            messages = tuple(
+                line.replace("\n", " ")
+                for line in fields.texts("msg", limit=1000, characters=65536)
+            )
+            hint = (fields.optional_text("hint", limit=65536) or "").replace("\n", " ")
         except FormatError:
             hint = "the answer is not a CAS's; is the address right?"
         if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:

@@ -26,10 +26,14 @@ class Ui:
     def result(self, text: str) -> None:
         """A line of the result, on stdout.
 
+        As it is, for files and scripts; a terminal gets no control characters.
+
         Raises:
             StorageFailed: it cannot be written; a full disk, say.
             BrokenPipeError: its reader has gone.
         """
+        if sys.stdout.isatty():
+            text = _printable(text)
         try:
             sys.stdout.write(text if text.endswith("\n") else text + "\n")
             sys.stdout.flush()
