@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from crannog.errors import Denied, Unavailable
+from crannog.errors import Denied, Unavailable, chain, hints
 from crannog.evidence.envelope import Envelope
 from crannog.exchange.configuration import Configuration
 from crannog.exchange.las import QuoteRequest
@@ -44,6 +45,18 @@ def test_a_pinned_server_is_asked(shared: Cas) -> None:
     assert HttpClient(shared.api, pin=pin).request("GET", "/v1/version").status == 200
 
 
+def test_a_clock_that_is_wrong_is_named_as_the_reason(
+    shared: Cas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin = parse_pin(shared.server.service.authority.key_hash, "the pin")
+    long_ago = datetime(1970, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr("crannog.transport.http_client.now_utc", lambda: long_ago)
+    with pytest.raises(Denied) as caught:
+        HttpClient(shared.api, pin=pin).request("GET", "/v1/version")
+    assert "is not valid before" in chain(caught.value)[1]
+    assert "is this machine's clock right? It says 1970-01-01 00:00:00Z" in hints(caught.value)
+
+
 def test_a_server_that_is_not_the_pinned_one_hears_nothing(shared: Cas) -> None:
     before = shared.server.service.counts()
     client = HttpClient(shared.api, identity=shared.owner, pin=Pin(key_sha256=b"x" * 32))
@@ -53,10 +66,10 @@ def test_a_server_that_is_not_the_pinned_one_hears_nothing(shared: Cas) -> None:
 
 
 def test_the_server_s_chain_ends_in_its_root(shared: Cas) -> None:
-    chain = [x509.load_der_x509_certificate(der) for der in HttpClient(shared.api).server_chain()]
-    names = [certificate.subject.rfc4514_string() for certificate in chain]
+    shown = [x509.load_der_x509_certificate(der) for der in HttpClient(shared.api).server_chain()]
+    names = [certificate.subject.rfc4514_string() for certificate in shown]
     assert names == ["CN=cas", "CN=cas-instance", "CN=cas"]
-    assert chain[-1] == shared.server.service.authority.root.certificate
+    assert shown[-1] == shared.server.service.authority.root.certificate
 
 
 def test_an_unreachable_server_is_unavailable() -> None:
@@ -175,8 +188,8 @@ def test_a_program_s_certificate_of_the_same_cas_is_not_the_pinned_cas(
         cas.post(X509_SESSION)
         files = {file.path: file.content for file in cas.attest("everybody/web").files}
         authority = cas.server.service.authority
-    chain = x509.load_pem_x509_certificates(files["/chain"])[::-1]
-    pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)
+    certificates = x509.load_pem_x509_certificates(files["/chain"])[::-1]
+    pem = b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
     identity = load_identity(pem, files["/key"], "the program's")
     pin = Pin(authority_pem=authority.chain_pem.encode())
     if kind == "key hash":

@@ -18,6 +18,7 @@ from crannog.errors import FormatError, IntegrityError
 from crannog.pki.profiles import SERVER_AUTH, SESSION_PREFIX
 
 MAX_DEPTH = 8
+_CLOCK = "is this machine's clock right? It says {}"
 _KNOWN = {
     ExtensionOID.BASIC_CONSTRAINTS,
     ExtensionOID.KEY_USAGE,
@@ -92,11 +93,13 @@ def _check_form(certificate: x509.Certificate, now: datetime) -> None:
         raise IntegrityError(f"certificate {who} has a serial number that is not 1 to 20 octets")
     if now < certificate.not_valid_before_utc:
         raise IntegrityError(
-            f"certificate {who} is not valid before {_time(certificate.not_valid_before_utc)}"
+            f"certificate {who} is not valid before {_time(certificate.not_valid_before_utc)}",
+            hint=_CLOCK.format(_time(now)),
         )
     if now > certificate.not_valid_after_utc:
         raise IntegrityError(
-            f"certificate {who} expired on {_time(certificate.not_valid_after_utc)}"
+            f"certificate {who} expired on {_time(certificate.not_valid_after_utc)}",
+            hint=_CLOCK.format(_time(now)),
         )
     for extension in extensions:
         if extension.critical and extension.oid not in _KNOWN:

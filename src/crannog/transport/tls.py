@@ -184,62 +184,66 @@ def check_server(stream: TlsStream, pin: Pin, *, what: str, now: datetime) -> No
     hint = "is this the right address; was the CAS set up anew? Pin its new key if that is meant"
     key = stream.peer_key() or b""
     if pin.key_sha256 is not None:
-        found = hashlib.sha256(key).digest()
+        found = _sha256(key)
         if hmac.compare_digest(found, pin.key_sha256):
             return
-        if _chain_holds_key(stream, pin.key_sha256, now):
+        roots = _shown_with_key(stream, pin.key_sha256)
+        expected = f"its key has SHA-256 {found.hex()}, expected {pin.key_sha256.hex()}"
+        longest = _OWN_CHAIN
+    else:
+        roots = _authorities(pin.authority_pem or b"")
+        expected = "its certificate does not chain to the given authority"
+        longest = _LONGEST_CHAIN
+    reason: Error | None = None
+    for root in roots:
+        try:
+            _verify(stream, root, now, longest=longest)
+        except Error as error:
+            reason = error
+        else:
             return
-        raise Denied(
-            f"{what} is not the pinned one: its key has SHA-256 {found.hex()}, "
-            f"expected {pin.key_sha256.hex()}",
-            hint=hint,
-        )
-    if not _chain_ends_in(stream, pin.authority_pem or b"", now):
-        raise Denied(
-            f"{what} is not the pinned one: its certificate does not chain to the given authority",
-            hint=hint,
-        )
+    raise Denied(f"{what} is not the pinned one: {expected}", hint=hint) from reason
 
 
-def _chain_holds_key(stream: TlsStream, digest: bytes, now: datetime) -> bool:
+def _shown_with_key(stream: TlsStream, digest: bytes) -> list[x509.Certificate]:
     from crannog.pki.identity import spki_der
 
-    for certificate in _certificates(stream)[1:]:
-        if hashlib.sha256(spki_der(certificate.public_key())).digest() == digest:
-            return _verified(stream, certificate, now, longest=_OWN_CHAIN)
-    return False
+    shown = _certificates(stream)[1:]
+    with_key = (one for one in shown if _sha256(spki_der(one.public_key())) == digest)
+    return list(with_key)[:1]
 
 
-def _chain_ends_in(stream: TlsStream, pem: bytes, now: datetime) -> bool:
+def _authorities(pem: bytes) -> list[x509.Certificate]:
     from cryptography import x509
 
     try:
-        roots = x509.load_pem_x509_certificates(pem)
+        return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise Misconfigured("the authority to verify the server with is not PEM") from error
-    return any(_verified(stream, root, now, longest=_LONGEST_CHAIN) for root in roots)
 
 
-def _verified(stream: TlsStream, root: x509.Certificate, now: datetime, *, longest: int) -> bool:
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _verify(stream: TlsStream, root: x509.Certificate, now: datetime, *, longest: int) -> None:
     from crannog.pki.verify import verify_chain, verify_server
 
     chain = _certificates(stream)
     if chain and chain[0] == root:
-        return True
+        return
     path = []
     for certificate in chain:
         if certificate == root:
             break
         path.append(certificate)
     if len(path) > longest:
-        return False
-    try:
-        verify_chain(path, root=root, now=now)
-        # (A) Anybody may have a session, and with it a certificate below the same root.
-        verify_server(path)
-    except Error:
-        return False
-    return True
+        raise IntegrityError(
+            f"chain has {len(path)} certificates below its root, expected at most {longest}"
+        )
+    verify_chain(path, root=root, now=now)
+    # (A) Anybody may have a session, and with it a certificate below the same root.
+    verify_server(path)
 
 
 def _certificates(stream: TlsStream) -> tuple[x509.Certificate, ...]:
