@@ -304,6 +304,27 @@ def test_idle_peers_do_not_keep_others_out(tmp_path: Path) -> None:
         assert cas.call("GET", "/v1/health")[0] == 200
 
 
+def test_peers_that_do_not_read_their_answers_do_not_keep_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crannog.transport.listener.DELIVERY_SECONDS", 0.0)
+    large = SESSION.replace("hunter2", "x" * 60_000)
+    with running(tmp_path / "state", connections=4) as cas, contextlib.ExitStack() as slow:
+        cas.post(large)
+        requests = b"GET /v1/sessions/tutorial HTTP/1.1\r\nHost: cas\r\n\r\n" * 400
+        for _ in range(4):
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((cas.api.host, cas.api.port))
+            stream = client_stream(client_context(cas.owner), sock, None)
+            slow.callback(stream.close)
+            stream.handshake(Deadline.after(20))
+            stream.send(requests, Deadline.after(20))
+        assert cas.call("GET", "/v1/health")[0] == 200
+        assert cas.server._api is not None
+        assert cas.server._api.counts()["evicted"] >= 1
+
+
 # --- at once, and stopping ------------------------------------------------------------------------
 
 

@@ -202,7 +202,8 @@ class _Attestation:
                 answer = self._end.configuration(configuration)
             except Error as error:
                 answer = self._end.refusal(self._api.refusal(error, hello.config_id, self._seen))
-            self._stream.send(answer, deadline)
+            with self._slot.delivery():
+                self._stream.send(answer, deadline)
 
     def _next(self, deadline: Deadline) -> Hello | Evidence | None:
         try:

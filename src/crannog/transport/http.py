@@ -82,7 +82,9 @@ def serve_http(stream: TlsStream, slot: Slot, application: Application, limits: 
             request = _read(stream, connection, first, limits, slot, certificate)
         except (FormatError, TooLarge, TimedOut) as error:
             with slot.busy():
-                _send(stream, connection, application.refuse(error, slot.peer), "", limits)
+                refusal = application.refuse(error, slot.peer)
+                with slot.delivery():
+                    _send(stream, connection, refusal, "", limits)
             _discard(stream)
             if isinstance(error, TooLarge):
                 return
@@ -94,7 +96,8 @@ def serve_http(stream: TlsStream, slot: Slot, application: Application, limits: 
             if slot.draining:
                 extra = (*response.headers, ("Connection", "close"))
                 response = response._replace(headers=extra)
-            _send(stream, connection, response, request.method, limits)
+            with slot.delivery():
+                _send(stream, connection, response, request.method, limits)
         if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
             return
         if slot.draining:

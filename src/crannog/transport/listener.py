@@ -27,6 +27,9 @@ BACKLOG = 512
 PATIENCE_SECONDS = 1.0
 """How long a peer may keep us waiting before it makes room for another, when there is none."""
 
+DELIVERY_SECONDS = 4.0
+"""How much longer it may take to read what we send."""
+
 _CUT_SECONDS = 2.0
 
 
@@ -39,6 +42,12 @@ class Slot:
         self.is_cut = False
         self._stopping = stopping
         self._waiting_since: float | None = time.monotonic()
+        self._delivering = False
+
+    @property
+    def delivering(self) -> bool:
+        """Whether an answer is on its way: a stop lets it arrive."""
+        return self._delivering
 
     @property
     def waiting_since(self) -> float | None:
@@ -58,6 +67,16 @@ class Slot:
             yield
         finally:
             self._waiting_since = time.monotonic()
+
+    @contextlib.contextmanager
+    def delivery(self) -> Iterator[None]:
+        """Within `busy`, while an answer is sent: who does not read it makes room in the end."""
+        before = self._waiting_since
+        self._delivering, self._waiting_since = True, time.monotonic() + DELIVERY_SECONDS
+        try:
+            yield
+        finally:
+            self._delivering, self._waiting_since = False, before
 
     def cut(self) -> None:
         """End every wait on this connection, from any thread."""
@@ -143,7 +162,8 @@ class Listener:
         with self._change:
             while self._slots and given_up.left():
                 for slot in self._slots:
-                    if slot.waiting_since is not None or not drained.left():
+                    idle = slot.waiting_since is not None and not slot.delivering
+                    if idle or not drained.left():
                         slot.cut()
                 # Woken by each connection that ends; the bound finds those that went idle since.
                 self._change.wait(0.05)
