@@ -25,7 +25,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 FRAME_HEADER = 4
 MAX_JSON_DEPTH = 32
 
-_HEX = re.compile(r"[0-9a-f]*\Z")
+_HEX = "0123456789abcdef"
 
 
 def parse_hex(text: object, length: int, what: str) -> bytes:
@@ -37,7 +37,7 @@ def parse_hex(text: object, length: int, what: str) -> bytes:
         raise FormatError(f"{what} is {_kind(text)}, expected {2 * length} hex digits")
     if len(text) != 2 * length:
         raise FormatError(f"{what} has {len(text)} characters, expected {2 * length} hex digits")
-    if not _HEX.match(text):
+    if text.strip(_HEX):
         raise FormatError(f"{what} is not lower-case hex, expected {2 * length} hex digits")
     return bytes.fromhex(text)
 

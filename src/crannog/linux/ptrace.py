@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import platform
 import struct
 import threading
 import time
@@ -94,10 +93,10 @@ _LAYOUTS: Final = {"x86_64": X86_64, "aarch64": AARCH64}
 
 def native_layout() -> Layout:
     """The layout of this machine; `Unavailable` where there is none."""
-    layout = _LAYOUTS.get(platform.machine())
+    layout = _LAYOUTS.get(os.uname().machine)
     if layout is None:
         raise Unavailable(
-            f"no register layout for {platform.machine()}, expected x86_64 or aarch64"
+            f"no register layout for {os.uname().machine}, expected x86_64 or aarch64"
         )
     return layout
 

@@ -22,8 +22,8 @@ from crannog.measure.root import Root
 _MAX_OBJECTS = 4096
 _HWCAPS = tuple(f"glibc-hwcaps/x86-64-v{version}" for version in (4, 3, 2))
 _LEGACY = ("tls", "haswell", "xeon_phi", "avx512_1", "x86_64", "aarch64", "atomics")
-_MUSL_OWN = re.compile(r"lib(?:c|pthread|rt|m|dl|util|xnet)\.")
-_SYSTEM_DIRECTORIES = re.compile(rb"(?:/[\x21-\x7e]*/\0){2,16}")
+_MUSL_OWN = r"lib(?:c|pthread|rt|m|dl|util|xnet)\."
+_SYSTEM_DIRECTORIES = rb"(?:/[\x21-\x7e]*/\0){2,16}"
 _PLATFORM = {MACHINE_X86_64: "x86_64", MACHINE_AARCH64: "aarch64"}
 _FALLBACK = {
     MACHINE_X86_64: (
@@ -122,7 +122,7 @@ class Loader:
         queue: list[Mapped] = list(start)
         for current in queue:
             for name in current.elf.needed:
-                if name in known or (self._musl and _MUSL_OWN.match(name)):
+                if name in known or (self._musl and re.match(_MUSL_OWN, name)):
                     continue
                 found = self._find(name, current)
                 if not found:
@@ -275,7 +275,7 @@ class Loader:
             position = data.find(mark)
             while position >= 0:
                 window = data[max(0, position - 512) : position + 512]
-                for run in _SYSTEM_DIRECTORIES.findall(window):
+                for run in re.findall(_SYSTEM_DIRECTORIES, window):
                     paths = [os.fsdecode(path).rstrip("/") for path in run.split(b"\0") if path]
                     if {"/lib", "/lib64", "/usr/lib", "/usr/lib64"} & set(paths):
                         return tuple(paths)

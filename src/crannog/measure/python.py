@@ -18,9 +18,9 @@ from typing import NamedTuple
 from crannog.measure.defaults import DEFAULT_HOME
 from crannog.measure.root import Root
 
-_PROGRAM = re.compile(r"python(\d+(?:\.\d+)?t?d?)?\Z")
-_LIBRARY = re.compile(r"libpython(\d+\.\d+)t?d?\.so")
-_TREE = re.compile(r"python(\d+\.\d+)(t?)\Z")
+_PROGRAM = r"python(\d+(?:\.\d+)?t?d?)?\Z"
+_LIBRARY = r"libpython(\d+\.\d+)t?d?\.so"
+_TREE = r"python(\d+\.\d+)(t?)\Z"
 _TEXT_LIMIT = 1 << 16
 _MAX_CUSTOM_FILES = 1000
 
@@ -53,9 +53,8 @@ def find_python(
         needed: names of the libraries it needs.
         home: the program's HOME, for the user's site directory.
     """
-    versions = [match[1] for match in map(_LIBRARY.match, needed) if match]
-    named = _PROGRAM.match(os.path.basename(canonical)) or _PROGRAM.match(os.path.basename(path))
-    if not named and not versions:
+    called = any(_matches(_PROGRAM, os.path.basename(name)) for name in (canonical, path))
+    if not called and not any(_matches(_LIBRARY, name) for name in needed):
         return None
     here = os.path.dirname(path)
     configurations = [f"{here}/pyvenv.cfg", f"{os.path.dirname(here).rstrip('/')}/pyvenv.cfg"]
@@ -134,6 +133,11 @@ def _home_of(text: bytes) -> str:
     return ""
 
 
+def _matches(pattern: str, name: str) -> bool:
+    """Whether `name` has the pattern; not compiled for what has nothing of a Python in it."""
+    return "python" in name and re.match(pattern, name) is not None
+
+
 def _library_trees(root: Root, starts: list[str]) -> list[str]:
     """Upwards from each start, the first directory with `lib/pythonX.Y/os.py` below it.
 
@@ -147,7 +151,7 @@ def _library_trees(root: Root, starts: list[str]) -> list[str]:
                 f"{directory.rstrip('/')}/{lib}/{name}"
                 for lib in ("lib", "lib64")
                 for name in root.names(f"{directory.rstrip('/')}/{lib}")
-                if _TREE.match(name)
+                if _matches(_TREE, name)
             ]
             here = [
                 tree
@@ -169,7 +173,9 @@ def _site_directories(root: Root, trees: list[str], environment: str, home: str)
     found: list[str] = []
     if environment:
         names.update(
-            dict.fromkeys(name for name in root.names(f"{environment}/lib") if _TREE.match(name))
+            dict.fromkeys(
+                name for name in root.names(f"{environment}/lib") if _matches(_TREE, name)
+            )
         )
         for name in names:
             found += [f"{environment}/{lib}/{name}/site-packages" for lib in ("lib", "lib64")]

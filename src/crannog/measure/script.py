@@ -10,7 +10,7 @@ from crannog.errors import FormatError, Unsupported
 
 _LINE = 255  # BINPRM_BUF_SIZE less the final NUL
 _ENV = ("/usr/bin/env", "/bin/env")
-_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+,./:-]+\Z")
+_PLAIN_WORD = r"[A-Za-z0-9_@%+,./:-]+\Z"
 
 
 class Shebang(NamedTuple):
@@ -57,7 +57,11 @@ def parse_shebang(head: bytes, what: str) -> Shebang:
         words = words[1:]
     elif len(words) > 1:
         words = [argument]  # without -S it is one word, spaces and all
-    if not words or words[0].startswith("-") or not all(map(_PLAIN_WORD.match, words)):
+    if (
+        not words
+        or words[0].startswith("-")
+        or not all(re.match(_PLAIN_WORD, word) for word in words)
+    ):
         raise Unsupported(
             f"{what}: its #! line uses more of env than `env NAME` or `env -S NAME WORD...`",
             hint="name the interpreter by its absolute path",

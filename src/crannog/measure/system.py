@@ -23,7 +23,7 @@ _MAX_INCLUDES = 64
 _GCONV = b"/gconv\0"
 _LOCALES = b"/locale-archive\0"
 _OPENSSL = b'OPENSSLDIR: "'
-_INCLUDE = re.compile(rb"^[ \t]*\.include[ \t]*=?[ \t]*(\S[^\r\n]*?)[ \t]*\r?$", re.MULTILINE)
+_INCLUDE = rb"(?m)^[ \t]*\.include[ \t]*=?[ \t]*(\S[^\r\n]*?)[ \t]*\r?$"
 
 
 def compiled_in(data: bytes, tail: bytes) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def openssl_files(root: Root, directory: str) -> tuple[str, ...]:
         found.append(path)
         if len(found) > _MAX_INCLUDES:
             raise TooLarge(f"{directory}/openssl.cnf includes more than {_MAX_INCLUDES} files")
-        for raw in _INCLUDE.findall(root.read(path, limit=_TEXT_LIMIT) or b""):
+        for raw in re.findall(_INCLUDE, root.read(path, limit=_TEXT_LIMIT) or b""):
             target = os.fsdecode(raw.strip(b"\"'"))
             if root.is_directory(target):
                 queue += [

@@ -7,6 +7,7 @@ to its module. Nothing heavy is imported before the way that needs it is taken.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -294,6 +295,9 @@ def _run_shielded(program: Program, executable: str, world: World) -> int:
     from crannog.runtime.init import hold_signals, supervise
     from crannog.runtime.supervisor.run import run_shielded
 
+    # The loop runs for as long as the program; what the start has made will not be garbage then.
+    gc.freeze()
+    gc.enable()
     hold_signals()
     return run_shielded(
         executable=executable,

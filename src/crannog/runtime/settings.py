@@ -6,12 +6,11 @@ follows from them together. Pure; the environment is an argument.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from crannog.errors import FormatError, Misconfigured
+from crannog.errors import Misconfigured
 from crannog.runtime.log import LogLevel
 
 DEFAULT_HEAP = 64 << 20
@@ -21,9 +20,9 @@ DEFAULT_LAS = "las"
 DEFAULT_LAS_SOCKET = "/run/crannog/las/socket"
 DEFAULT_RETRY_SECONDS = 30.0
 
-_SIZE = re.compile(r"([0-9]{1,15})([KMGkmg]?)\Z")
-_UNITS = {"": 0, "k": 10, "m": 20, "g": 30}
+_UNITS = {"": 0, "k": 10, "K": 10, "m": 20, "M": 20, "g": 30, "G": 30}
 _LARGEST = 1 << 47  # user space of x86-64
+_HEX = "0123456789abcdefABCDEF"
 _CONFIG_ID_LIMIT = 1024
 _TOKEN_LIMIT = 1024
 
@@ -169,8 +168,9 @@ def parse_config_id(text: str) -> ConfigId:
 
 def parse_size(text: str, what: str) -> int:
     """Bytes: a decimal number with at most one of K, M, G (1024 each) after it."""
-    match = _SIZE.match(text)
-    size = int(match[1]) << _UNITS[match[2].lower()] if match else 0
+    digits, unit = (text[:-1], text[-1:]) if text[-1:] in _UNITS else (text, "")
+    counted = digits.isascii() and digits.isdigit() and len(digits) <= 15
+    size = int(digits) << _UNITS[unit] if counted else 0
     if not 0 < size <= _LARGEST:
         raise Misconfigured(
             f"{what} is {text[:40]!r}, expected bytes, or a number with K, M or G",
@@ -258,12 +258,12 @@ def _fspf(path: str, key: str, tag: str) -> DirectFspf | None:
 
 
 def _hex(name: str, text: str, length: int) -> bytes:
-    from crannog.wire import parse_hex  # its JSON is not needed for a plain start
-
-    try:
-        return parse_hex(text.lower(), length, name)
-    except FormatError as error:
-        raise Misconfigured(error.message) from error
+    # Not by `wire`, whose JSON an unattested start does not need. The value is not repeated.
+    if len(text) != 2 * length:
+        raise Misconfigured(f"{name} has {len(text)} characters, expected {2 * length} hex digits")
+    if text.strip(_HEX):
+        raise Misconfigured(f"{name} is not hex, expected {2 * length} hex digits")
+    return bytes.fromhex(text)
 
 
 def _session_hash(text: str) -> str | None:

@@ -18,10 +18,8 @@ import hmac
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from crannog.errors import IntegrityError
+from crannog.shield.cipher import AESGCM, InvalidTag
 from crannog.shield.model import CHUNK_DIGEST, CHUNK_TAG, FileEntry, Protection
 
 Buffer: TypeAlias = bytes | bytearray | memoryview

@@ -13,10 +13,8 @@ import hmac
 import struct
 from collections.abc import Callable
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from crannog.errors import FormatError, IntegrityError, TooLarge
+from crannog.shield.cipher import AESGCM, InvalidTag
 from crannog.shield.index import Index, decode_body, encode_body
 from crannog.shield.model import DirectoryEntry, Entry, Kind
 from crannog.shield.paths import parent

@@ -14,7 +14,7 @@ from crannog.errors import FormatError
 PATH_MAX = 4095  # bytes, the kernel's PATH_MAX without the final NUL
 NAME_MAX = 255  # bytes
 
-_UNSAFE = re.compile(rb"[\x00-\x1f\x7f\\]")
+_UNSAFE = rb"[\x00-\x1f\x7f\\]"
 
 
 def canonical(path: bytes, what: str) -> bytes:
@@ -61,7 +61,7 @@ def printable(path: bytes) -> str:
 
     So a file name can neither forge a line nor reach the terminal, and two names never look alike.
     """
-    escaped = _UNSAFE.sub(lambda found: b"\\x%02x" % found.group()[0], path)
+    escaped = re.sub(_UNSAFE, lambda found: b"\\x%02x" % found.group()[0], path)
     return "".join(
         char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode())
         for char in escaped.decode("utf-8", "backslashreplace")

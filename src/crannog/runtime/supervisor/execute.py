@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import stat
 import threading
 from collections.abc import Callable, Sequence
@@ -270,7 +269,7 @@ class Executables:
             script = programs.parse_script(head)
         except programs.NotExecutable as error:
             raise OSError(errno.ENOEXEC, "no interpreter") from error
-        if script is None and not programs.is_program(head, platform.machine()):
+        if script is None and not programs.is_program(head, os.uname().machine):
             raise OSError(errno.ENOEXEC, "neither a program of this machine nor a script")
         return script
 

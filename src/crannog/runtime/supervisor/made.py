@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import stat
 from collections import OrderedDict
 from typing import Final
@@ -49,7 +48,7 @@ class MadePrograms:
         key = (path, words)
         if key not in self._made:
             descriptor = new_memory_file(words[-1])
-            _write_all(descriptor, programs.starter(path, words, platform.machine()), 0)
+            _write_all(descriptor, programs.starter(path, words, os.uname().machine), 0)
             self._keep(key, descriptor, 0o555, words[-1])
         return self._made[key]
 

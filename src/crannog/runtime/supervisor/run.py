@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from crannog.errors import Misconfigured, Unsupported
+from crannog.linux.channel import Channel, receive_descriptor, socket_pair
 from crannog.linux.notify import Listener, check_kernel
 from crannog.linux.process import become_subreaper, kill_descendants, signal_descendants
 from crannog.linux.seccomp import build
@@ -75,7 +75,7 @@ def run_shielded(
         program = _program(supervisor, executable, argv, environment, pwd)
         instructions = build(machine, filter_rules(supervisor))
         become_subreaper()
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_pair()
 
         def prepare() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -217,26 +217,26 @@ def _program_close(program: Program) -> None:
         os.close(program.executable)
 
 
-def _begin(supervisor: Supervisor, channel: socket.socket, child: int, executable: str) -> None:
+def _begin(supervisor: Supervisor, channel: Channel, child: int, executable: str) -> None:
     """Take over the listener and serve until the program has been executed.
 
     Raises:
         Unsupported, Misconfigured: the child could not do its part; it has ended.
     """
-    message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
-    if not descriptors:
+    message, descriptor = receive_descriptor(channel, 4096)
+    if descriptor is None:
         os.waitpid(child, 0)
         raise Unsupported(
             message[1:].decode("utf-8", "replace") or "file shield: the program's process ended",
             hint="crannog cannot run inside crannog, nor under another seccomp supervisor;"
             " the container's seccomp profile has to allow seccomp(2)",
         )
-    listener = Listener(descriptors[0])
+    listener = Listener(descriptor)
     os.set_inheritable(listener.descriptor, False)
     listener.prefer_same_core()
     supervisor.serve(listener, int(message[1:]))
-    with channel:
-        refusal = channel.recv(64)
+    refusal = channel.recv(64)
+    channel.close()
     if refusal:
         os.waitpid(child, 0)
         raise _not_executable(executable, int(refusal[1:]) if refusal[1:].isdigit() else 0)

@@ -7,11 +7,11 @@ need a path is done before the filter is on, or by descriptors.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from crannog.errors import Error
+from crannog.linux.channel import Channel, send_descriptor
 from crannog.linux.notify import install
 from crannog.linux.process import close_from, die_with_parent
 from crannog.linux.seccomp import Instruction
@@ -42,7 +42,7 @@ def become(
     *,
     machine: Machine,
     instructions: Sequence[Instruction],
-    channel: socket.socket,
+    channel: Channel,
     parent: int,
     prepare: Callable[[], None],
 ) -> NoReturn:
@@ -66,7 +66,7 @@ def become(
         except (Error, OSError) as error:
             channel.sendall(_FAILED_FILTER + str(error).encode("utf-8", "replace"))
             os._exit(127)
-        socket.send_fds(channel, [b"L%d" % os.getpid()], [listener])
+        send_descriptor(channel, b"L%d" % os.getpid(), listener)
         # Marked, not closed: the channel has to say if execve fails.
         close_from(3, on_execve=True)
         try:
