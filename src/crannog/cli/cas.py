@@ -248,7 +248,9 @@ def set_minimum_level(
     from crannog.cas.keys import key_provider as find_provider
     from crannog.cas.server import DATABASE
     from crannog.cas.service import CasService
+    from crannog.linux.process import forbid_core_dumps
 
+    forbid_core_dumps()  # the master key will be in memory
     state.doing = "the minimum level cannot be changed"
     root = directory or state_directory("cas")
     path = root / DATABASE
@@ -293,7 +295,9 @@ def verify_audit_log(
     from crannog.cas.keys import key_provider as find_provider
     from crannog.cas.server import DATABASE
     from crannog.cas.store.records import parse_head
+    from crannog.linux.process import forbid_core_dumps
 
+    forbid_core_dumps()  # the master key will be in memory
     state.doing = "the audit log cannot be verified"
     root = directory or state_directory("cas")
     keys = find_provider(key_provider, root, os.environ)

@@ -8,6 +8,7 @@ this program does not know are kept as they are.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,23 +62,30 @@ def load_config(path: Path) -> CliConfig:
     """The file's configuration, an empty one where it does not exist yet.
 
     Raises:
-        Misconfigured: it is not what this program wrote.
+        Misconfigured: it is not what this program wrote, or others may read the key in it.
         StorageFailed: it cannot be read.
     """
     try:
         with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         return CliConfig(path)
     except OSError as error:
         raise StorageFailed(f"cannot read {path}: {error.strerror}") from error
     try:
-        return _parse(path, data)
+        config = _parse(path, data)
     except (FormatError, TooLarge) as error:
         raise Misconfigured(
             f"{path} is not a configuration of this program",
             hint="move it away; a new one is made by the next command",
         ) from error
+    if config.identity and mode & 0o077:
+        raise Misconfigured(
+            f"{path} holds your private key and has mode {mode:04o}, expected 0600",
+            hint=f"chmod 600 {path}, and treat the key as known if others had access",
+        )
+    return config
 
 
 def save_config(config: CliConfig) -> None:

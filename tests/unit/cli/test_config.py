@@ -112,3 +112,11 @@ def test_a_file_that_never_ends_is_refused(tmp_path: Path) -> None:
     path.symlink_to("/dev/zero")
     with pytest.raises(Misconfigured, match="not a configuration"):
         load_config(path)
+
+
+def test_a_configuration_whose_key_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    own_identity(load_config(path))
+    path.chmod(0o644)
+    with pytest.raises(Misconfigured, match="mode 0644, expected 0600"):
+        load_config(path)
