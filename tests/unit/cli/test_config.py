@@ -102,6 +102,7 @@ def test_a_certificate_without_its_key_is_no_identity(tmp_path: Path) -> None:
 def test_a_broken_identity_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"identity": "garbage"}))
+    path.chmod(0o600)
     with pytest.raises(Misconfigured, match="cannot be used"):
         own_identity(load_config(path))
     assert json.loads(path.read_text())["identity"] == "garbage"
