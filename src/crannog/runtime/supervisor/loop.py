@@ -110,6 +110,7 @@ class Supervisor:
         self._said: set[str] = set()
         self._work: queue.SimpleQueue[tuple[Call, Callable[[], None]]] = queue.SimpleQueue()
         self._workers = workers
+        self._working = 0
         self.listener = Listener(-1)
 
     def register(self, name: str, handler: Handler) -> None:
@@ -131,13 +132,15 @@ class Supervisor:
     def later(self, call: Call, work: Callable[[], None]) -> None:
         """Have a worker thread do it, with the handlers' rules for what is raised."""
         self._work.put((call, work))
+        # Not before they have something to do: a start needs few of them, or none.
+        if self._working < self._workers:
+            self._working += 1
+            threading.Thread(target=self._work_on, daemon=True).start()
 
     def serve(self, listener: Listener, program: int) -> None:
         """Begin serving: `program` is the process that has not executed anything yet."""
         self.listener = listener
         self.starting = program
-        for _ in range(self._workers):
-            threading.Thread(target=self._work_on, daemon=True).start()
         threading.Thread(target=self._loop, daemon=True).start()
 
     def _work_on(self) -> None:
