@@ -14,13 +14,8 @@ from crannog.cli.identity import Identity
 from crannog.cli.state import state
 from crannog.cli.ui import ui
 from crannog.errors import EXIT_FAILED, FormatError, NotFound, Refused, Unavailable
-from crannog.pki.identity import (
-    certificate_pem,
-    key_hash,
-    parse_certificate,
-    parse_key_hash,
-    spki_der,
-)
+from crannog.keyhash import key_hash, parse_key_hash
+from crannog.pki.identity import certificate_pem, parse_certificate, spki_der
 from crannog.transport import tls
 from crannog.transport.address import CLIENT_API_PORT, Address, parse_address
 from crannog.transport.http_client import MAX_ANSWER, Answer, HttpClient

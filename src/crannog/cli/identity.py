@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from crannog.cli.config import CliConfig, save_config
 from crannog.errors import Error, Misconfigured, StorageFailed
+from crannog.keyhash import key_hash
 from crannog.pki import profiles
-from crannog.pki.identity import certificate_pem, key_hash, parse_certificate, pem_sha256, spki_der
+from crannog.pki.identity import certificate_pem, parse_certificate, pem_sha256, spki_der
 from crannog.pki.issue import issue
 from crannog.pki.keys import generate_p256, key_pem
 

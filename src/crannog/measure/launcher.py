@@ -13,7 +13,7 @@ import struct
 from crannog.errors import Misconfigured
 
 PACKAGES = ("evidence", "exchange", "linux", "measure", "pki", "runtime", "shield", "transport")
-MODULES = ("__init__", "__main__", "errors", "levels", "wire")
+MODULES = ("__init__", "__main__", "errors", "keyhash", "levels", "wire")
 LABEL = b"crannog launcher v1\n"
 
 

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from crannog.errors import IntegrityError
+from crannog.keyhash import key_hash
 from crannog.pki import issue, profiles
-from crannog.pki.identity import certificate_pem, key_hash, parse_certificate
+from crannog.pki.identity import certificate_pem, parse_certificate
 from crannog.pki.issue import Issuer, Randomness
 from crannog.pki.keys import PrivateKey, generate_p256, key_der, key_pem, parse_key, public_der
 from crannog.pki.verify import verify_chain

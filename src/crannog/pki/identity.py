@@ -3,9 +3,7 @@
 Three names, each for a place where the reference uses it:
 
 * `spki_sha256`: SHA-256 over the DER of the SubjectPublicKeyInfo (RFC 5280 section 4.1). Pins.
-* `key_hash`: the same 32 bytes in Base58Check with version byte 0x01, about 50 characters. What
-  0.3 access policies list. The reference does not say which encoding of the key it hashes; this
-  project hashes the SubjectPublicKeyInfo, and says so in docs/formats/key-identities.md.
+* `crannog.keyhash.key_hash`: the same 32 bytes in Base58Check. What 0.3 access policies list.
 * `pem_sha256`: SHA-256 over the text of a PEM file with LF line ends, as `sha256sum cert.pem`
   prints it. What 0.2 access policies list.
 """
@@ -19,9 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from crannog.errors import FormatError
-from crannog.pki.base58 import decode_check, encode_check
 
-KEY_HASH_VERSION = 0x01
 MAX_CERTIFICATE = 64 * 1024
 
 
@@ -33,16 +29,6 @@ def spki_der(key: PublicKeyTypes) -> bytes:
 def spki_sha256(spki: bytes) -> bytes:
     """The 32 bytes that identify a key, from the DER of its SubjectPublicKeyInfo."""
     return hashlib.sha256(spki).digest()
-
-
-def key_hash(spki: bytes) -> str:
-    """The key hash of the reference: Base58Check, version 0x01, of `spki_sha256`."""
-    return encode_check(KEY_HASH_VERSION, spki_sha256(spki))
-
-
-def parse_key_hash(text: str, *, what: str = "key hash") -> bytes:
-    """The 32 bytes of a key hash; `FormatError` where it is not one."""
-    return decode_check(text, version=KEY_HASH_VERSION, length=32, what=what)
 
 
 def pem_sha256(text: str) -> str:

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from crannog import keyhash
 from crannog.errors import AlreadyExists, Conflict, Denied, FormatError, NotFound
 from crannog.session.document import (
     Certificate,
@@ -37,8 +38,6 @@ _PEM = re.compile(
     r"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----\n?\Z"
 )
 _MAX_CERTIFICATE = 64 * 1024
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_KEY_HASH_VERSION = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def requester(certificate: bytes) -> Requester:
         ) from error
     pem = _to_pem(certificate)
     digest = hashlib.sha256(pem.encode()).hexdigest()
-    return Requester(certificate, pem, spki, digest, key_hash(spki))
+    return Requester(certificate, pem, spki, digest, keyhash.key_hash(spki))
 
 
 def parse_certificate(text: str) -> Certificate:
@@ -98,37 +97,9 @@ def certificate_der(certificate: Certificate) -> bytes:
     return binascii.a2b_base64("".join(certificate.pem.split("\n")[1:-2]))
 
 
-def key_hash(spki: bytes) -> str:
-    """The hash of a public key: Base58Check, version 1, of SHA-256 over the DER SPKI.
-
-    The outer form is the reference's; what it hashes there is not public (gap 10), so a hash that
-    `scone` printed matches nobody here. See docs/adr/0103-key-hashes.md.
-    """
-    payload = _KEY_HASH_VERSION + hashlib.sha256(spki).digest()
-    checked = payload + hashlib.sha256(hashlib.sha256(payload).digest()).digest()[:4]
-    number = int.from_bytes(checked, "big")
-    digits = ""
-    while number:
-        number, digit = divmod(number, 58)
-        digits = _ALPHABET[digit] + digits
-    return digits
-
-
 def parse_key_hash(text: str) -> KeyHash:
     """The key hash `text`, its form and checksum verified; `FormatError` otherwise."""
-    number = 0
-    if not 40 <= len(text) <= 60 or any(character not in _ALPHABET for character in text):
-        raise FormatError("not a key hash: expected Base58 of about 50 characters")
-    for character in text:
-        number = number * 58 + _ALPHABET.index(character)
-    if number >> (37 * 8):
-        raise FormatError("not a key hash: too long")
-    checked = number.to_bytes(37, "big")
-    payload, checksum = checked[:-4], checked[-4:]
-    if hashlib.sha256(hashlib.sha256(payload).digest()).digest()[:4] != checksum:
-        raise FormatError("not a key hash: the checksum is wrong, so it was mistyped or cut")
-    if payload[:1] != _KEY_HASH_VERSION:
-        raise FormatError("not a key hash: it is another kind of value in the same form")
+    keyhash.parse_key_hash(text)
     return KeyHash(text)
 
 

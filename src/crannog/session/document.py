@@ -222,7 +222,7 @@ class PemHash:
 
 @dataclass(frozen=True, slots=True)
 class KeyHash:
-    """0.3: a public key by its hash, in the form `access.key_hash` gives (Base58Check)."""
+    """0.3: a public key by its hash, in the form `crannog.keyhash.key_hash` gives (Base58Check)."""
 
     text: str
 

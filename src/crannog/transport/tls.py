@@ -155,7 +155,7 @@ def parse_pin(text: str, what: str) -> Pin:
     stripped = text.strip()
     if stripped.startswith("-----BEGIN CERTIFICATE-----"):
         return Pin(authority_pem=stripped.encode("utf-8", "replace"))
-    from crannog.pki.identity import parse_key_hash
+    from crannog.keyhash import parse_key_hash
     from crannog.wire import parse_hex
 
     try:

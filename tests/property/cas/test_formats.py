@@ -22,8 +22,8 @@ from crannog.cas.store.records import (
 )
 from crannog.cas.store.sealing import derive_keys, lengths, seal, unseal
 from crannog.errors import Error, FormatError, IntegrityError
-from crannog.pki.base58 import decode_check, encode_check
-from crannog.pki.identity import parse_certificate, parse_key_hash
+from crannog.keyhash import decode_check, encode_check, parse_key_hash
+from crannog.pki.identity import parse_certificate
 from crannog.pki.keys import parse_key
 from tests.unit.cas.support import NOW
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from hypothesis import strategies as st
 
+from crannog.keyhash import key_hash
 from crannog.levels import Level
 from crannog.session import access
 from crannog.session.document import (
@@ -132,7 +133,7 @@ def principals(language: Language) -> st.SearchStrategy[Principal]:
     pem = st.builds(certificate, st.integers(0, 3), st.integers(0, 1))
     if language is Language.V0_3:
         hashed: st.SearchStrategy[Principal] = st.binary(min_size=1, max_size=4).map(
-            lambda spki: KeyHash(access.key_hash(spki))
+            lambda spki: KeyHash(key_hash(spki))
         )
     else:
         hashed = digests(32).map(PemHash)

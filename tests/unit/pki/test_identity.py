@@ -8,17 +8,16 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from crannog.errors import FormatError
+from crannog.keyhash import key_hash, parse_key_hash
 from crannog.pki.identity import (
     certificate_pem,
-    key_hash,
     parse_certificate,
-    parse_key_hash,
     pem_sha256,
     spki_der,
     spki_sha256,
 )
 from crannog.pki.keys import generate_p256
-from crannog.session import access
+from crannog.session.access import requester
 from tests.unit.pki.support import self_signed
 
 
@@ -28,9 +27,10 @@ def test_a_key_hash_is_over_the_spki_and_reads_back() -> None:
     assert parse_key_hash(text) == hashlib.sha256(spki).digest() == spki_sha256(spki)
 
 
-def test_sessions_and_pki_write_one_and_the_same_key_hash() -> None:
-    spki = spki_der(generate_p256().public_key())
-    assert key_hash(spki) == access.key_hash(spki)
+def test_a_session_knows_a_requester_by_that_key_hash() -> None:
+    certificate = self_signed("me")
+    who = requester(certificate.public_bytes(Encoding.DER))
+    assert who.key_hash == key_hash(spki_der(certificate.public_key()))
 
 
 def test_the_pem_hash_is_what_sha256sum_prints(tmp_path: Path) -> None:

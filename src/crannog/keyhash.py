@@ -1,4 +1,4 @@
-"""Base58Check, Bitcoin's alphabet: how key hashes are written.
+"""The hash that names a public key, and Base58Check (Bitcoin's alphabet), how it is written.
 
 `version byte ‖ payload ‖ first 4 bytes of SHA-256(SHA-256(version ‖ payload))`, as one big-endian
 number in base 58; each leading zero byte is a leading `1`. The checksum is against typing errors
@@ -11,11 +11,27 @@ import hashlib
 
 from crannog.errors import FormatError
 
+KEY_HASH_VERSION = 0x01
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _VALUES = {character: value for value, character in enumerate(_ALPHABET)}
 _CHECKSUM = 4
 # 1 + 64 + 4 bytes have at most 95 digits; nothing longer is ever written here.
 MAX_CHARACTERS = 100
+
+
+def key_hash(spki: bytes) -> str:
+    """The hash of the key whose SubjectPublicKeyInfo (RFC 5280 section 4.1) is `spki`, DER.
+
+    Base58Check, version 0x01, of SHA-256 over the DER: about 50 characters. The outer form is the
+    reference's; what it hashes there is not public, so that a hash that `scone` printed matches
+    nobody here (docs/adr/0103-key-hashes.md).
+    """
+    return encode_check(KEY_HASH_VERSION, hashlib.sha256(spki).digest())
+
+
+def parse_key_hash(text: str, *, what: str = "key hash") -> bytes:
+    """The 32 bytes of a key hash; `FormatError` where it is not one."""
+    return decode_check(text, version=KEY_HASH_VERSION, length=32, what=what)
 
 
 def encode_check(version: int, payload: bytes) -> str:

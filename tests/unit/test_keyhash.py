@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from crannog.errors import FormatError
-from crannog.pki.base58 import decode_check, encode_check
+from crannog.keyhash import decode_check, encode_check
 
 
 def test_a_known_bitcoin_address() -> None:
