@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from crannog.errors import Error
+from crannog.keyhash import key_hash
 from crannog.session import access
 from crannog.session.canonical import canonical, session_hash
 from crannog.session.command import split_command
@@ -255,7 +256,7 @@ VALID: dict[str, tuple[str, str]] = {
     ),
     "policy-key-hash": (
         "0.3: an entry may be a key hash",
-        v3(f"access_policy: {{read: [{access.key_hash(b'a key')}]}}\n"),
+        v3(f"access_policy: {{read: [{key_hash(b'a key')}]}}\n"),
     ),
     "creator": ("the creator, as read back", v2(f"creator: {block(CERT, 2)}")),
 }
@@ -586,7 +587,7 @@ INVALID: dict[str, tuple[str, str]] = {
     ),
     "policy-key-hash-checksum": (
         "a key hash with a wrong checksum",
-        v3(f"access_policy: {{read: [{access.key_hash(b'a key')[:-1]}z]}}\n"),
+        v3(f"access_policy: {{read: [{key_hash(b'a key')[:-1]}z]}}\n"),
     ),
     "policy-signer": (
         "signer entries are not supported yet",
