@@ -8,6 +8,7 @@ for another's.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from typing import NamedTuple
@@ -18,6 +19,8 @@ CAP_CHOWN = 1 << 0
 CAP_DAC_OVERRIDE = 1 << 1
 CAP_DAC_READ_SEARCH = 1 << 2
 CAP_FOWNER = 1 << 3
+
+_PROC_SUPER_MAGIC = 0x9FA0
 
 
 class Credentials(NamedTuple):
@@ -77,6 +80,17 @@ def parse_status(data: bytes) -> Status:
         )
     except (KeyError, IndexError, ValueError) as error:
         raise FormatError("status of a process is not as proc(5) describes it") from error
+
+
+def on_procfs(descriptor: int) -> bool:
+    """Whether an open file lies on a proc file system, wherever that is mounted; OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # struct statfs has 120 bytes on the machines of `syscalls`; the type comes first.
+    found = ctypes.create_string_buffer(256)
+    if libc.fstatfs(descriptor, found) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int.from_bytes(found.raw[:8], "little") == _PROC_SUPER_MAGIC
 
 
 class Task:

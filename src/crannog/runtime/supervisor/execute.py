@@ -177,7 +177,7 @@ class Executables:
             spelled = found.path  # /dev/fd/N/path would be closed when the script is opened
         asker = Asker(
             lambda name: call.supervisor.resolve(call, AT_FDCWD, name, follow=True),
-            lambda virtual: call.supervisor.granted(call, virtual),
+            lambda passed: _granted(call, passed),
             load,
         )
         plan = self._plan(found, spelled, asker)
@@ -442,6 +442,14 @@ class Executables:
         if line not in self._said and len(self._said) < 256:
             self._said.add(line)
             self._say(line)
+
+
+def _granted(call: Call, found: Found) -> int:
+    """The caller's rights; what a region's link leads to outside is opened by us, for our own."""
+    supervisor = call.supervisor
+    if found.where is Where.DISK and supervisor.credentials(call) != supervisor.own_credentials:
+        raise OSError(errno.EACCES, "named through a region by another user")
+    return supervisor.granted(call, found)
 
 
 def _at_once(work: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 
+from crannog.linux.procfs import on_procfs
 from crannog.runtime.supervisor.call import Call
 from crannog.runtime.supervisor.contents import MemoryFile
 from crannog.runtime.supervisor.loop import AT_FDCWD
@@ -30,6 +31,9 @@ _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _RESOLVE_IN_ROOT = 0x10
 _RESOLVE_CACHED = 0x20
+_KNOWN_RESOLVE = 0x3F
+_KNOWN_FLAGS = 0x7FFFC3  # O_ACCMODE and O_CREAT to __O_TMPFILE, the same set on both machines
+_PAGE = 4096
 
 _WANTED = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: READ | WRITE, 3: READ | WRITE}
 
@@ -58,7 +62,18 @@ def handle_openat2(call: Call) -> None:
     if size < _HOW.size:
         call.fail(errno.EINVAL)
         return
-    flags, mode, resolve = _HOW.unpack(call.read(how, _HOW.size))
+    if size > _PAGE:
+        call.fail(errno.E2BIG)
+        return
+    given = call.read(how, size)
+    flags, mode, resolve = _HOW.unpack_from(given)
+    if any(given[_HOW.size :]):
+        call.fail(errno.E2BIG)
+        return
+    if flags & ~_KNOWN_FLAGS or resolve & ~_KNOWN_RESOLVE:
+        # A restriction that we do not know must not be passed over.
+        call.fail(errno.EINVAL)
+        return
     if not resolve:
         _open(call, directory, address, flags, mode)
         return
@@ -185,7 +200,23 @@ def _open_on_disk(call: Call, found: Found, flags: int, mode: int) -> None:
         flags &= os.O_DIRECTORY | _NO_FOLLOW | os.O_CLOEXEC
     mode &= 0o7777 & ~call.task.status().umask
     descriptor = os.open(found.path, flags | os.O_CLOEXEC | os.O_NOCTTY | _nofollow(found), mode)
+    if _is_anothers(descriptor, call):
+        os.close(descriptor)
+        raise OSError(errno.EACCES, "another process's entry in /proc")
     call.inject(descriptor, cloexec=bool(flags & os.O_CLOEXEC))
+
+
+def _is_anothers(descriptor: int, call: Call) -> bool:
+    """Whether it is open on something in `/proc` that belongs to another process than the caller's.
+
+    The kernel lets us open what is our own, our memory included, which the caller may not see. The
+    open file is asked and not the path: on the way there a directory may have become a link.
+    """
+    if not on_procfs(descriptor):
+        return False
+    name = os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(" (deleted)")
+    owners = [part for part in name.split("/") if part.isdigit()]
+    return bool(owners) and owners[0] not in (str(call.task.process), str(call.tid))
 
 
 def _nofollow(found: Found) -> int:

@@ -492,12 +492,21 @@ class _Walk:
         self._links += 1
         if self._restrictions.no_links or self._restrictions.no_magic_links:
             raise OSError(errno.ELOOP, "magic link")
+        is_own = path.split(b"/", 3)[2] in (b"%d" % caller.process, b"%d" % caller.tid)
         virtual = self._disk.virtual_directory(path)
         if virtual is not None:
             self.through = True
-            self._move(virtual)
+            if is_own:
+                self._move(virtual)
+            else:
+                self._push_from_root(virtual)
             return True, None
         file = self._disk.virtual_file(path)
+        if file is not None and not is_own:
+            # What another process has open, ourselves included, gives no right to this one.
+            self.through = True
+            self._push_from_root(file)
+            return True, None
         if file is not None:
             # The kernel would open it by its descriptor, even for writing.
             self._passed.clear()
@@ -514,10 +523,13 @@ class _Walk:
             # A pipe, a socket, a file without a name: it is what it is.
             return self._found(Where.DISK, path)
         # The kernel's name of an object: absolute in our root, without links.
+        self._push_from_root(target)
+        return None
+
+    def _push_from_root(self, target: bytes) -> None:
         root, caller = self._caller.root, self._caller
         self._caller = caller._replace(root=b"/")
         try:
             self._push(target)
         finally:
             self._caller = caller._replace(root=root)
-        return None
