@@ -17,7 +17,8 @@ from crannog.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from crannog.exchange.configuration import Configuration
-    from crannog.measure.program import Measurement, NativeFiles
+    from crannog.measure.files import NativeFiles
+    from crannog.measure.program import Measurement
 
 FORBIDDEN_VARIABLE = "SCONE_CONFIG_ID"
 
