@@ -9,7 +9,7 @@ import pytest
 
 from crannog.errors import Error, FormatError, Misconfigured, Unsupported
 from crannog.measure.mrenclave import ProgramSettings, Role
-from crannog.measure.program import Measurement, measure_program
+from crannog.measure.program import Measurement, measure_program, native_files
 from crannog.measure.root import Root
 from tests.unit.measure.elves import Tree, cache, elf
 
@@ -290,3 +290,20 @@ def test_the_systems_own_programs_are_measured(tmp_path: Path) -> None:
 def test_openssl_that_includes_itself_ends(system: Tree) -> None:
     system.put("/usr/lib/ssl/openssl.cnf", ".include /usr/lib/ssl/openssl.cnf\n")
     assert measure(system).mrenclave
+
+
+@pytest.mark.parametrize("path", ["/usr/bin/prog", "/usr/bin/python3"])
+def test_native_files_are_those_of_the_measurement(system: Tree, path: str) -> None:
+    measured = measure(system, path)
+    with Root(str(system.path)) as root:
+        found = native_files(root, path)
+    assert found.native == measured.native
+    assert (found.program, found.executable) == (measured.program, measured.executable)
+    assert found.prefix == measured.prefix
+
+
+def test_native_files_read_nothing_whole(system: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Root, "digest_open", None)
+    monkeypatch.setattr(Root, "read_digested", None)
+    with Root(str(system.path)) as root:
+        assert native_files(root, "/usr/bin/python3").native
