@@ -210,3 +210,75 @@ def test_files_of_another_fspf_stop_the_program(shield: Shield) -> None:
     shield.fspf = ours
     result = shield.run(["/bin/cat", shield.app / "data"])
     assert (result.returncode, result.stdout) == (78, "")
+
+
+def test_what_is_made_through_a_region_gets_the_callers_umask(shield: Shield) -> None:
+    outside = shield.base / "outside"
+    outside.mkdir()
+    shield.protect({"a.txt": b"x"}, links={"out": str(outside)})
+    text = "os.umask(0o027)\nos.open(A + '/out/new', os.O_CREAT | os.O_WRONLY, 0o666)\n"
+    result = shield.run(_script(shield, text))
+    assert (outside / "new").stat().st_mode & 0o7777 == 0o640, result.stderr
+
+
+def test_a_link_that_the_program_makes_anew_leads_into_the_region(shield: Shield) -> None:
+    shield.protect({"a.txt": b"genuine"})
+    (shield.app / "planted").write_text("planted")
+    link = shield.base / "link"
+    (shield.base / "plain").write_text("plain")
+    link.symlink_to(shield.base / "plain")
+    text = (
+        f"link = {str(link)!r}\n"
+        "def read(path):\n"
+        "    with open(path) as file: return file.read()\n"
+        "import time\n"
+        "time.sleep(0.1)\n"  # beyond the moment in which nothing is remembered
+        "print('before', read(link), read(link))\n"
+        "os.unlink(link); os.symlink(A + '/a.txt', link)\n"
+        "print('made', read(link))\n"
+        "os.symlink(A + '/planted', link + '2'); time.sleep(0.1)\n"
+        "print('again', read(link), read(link))\n"
+        "os.rename(link + '2', link)\n"
+        "ask('planted', lambda: read(link))\n"
+    )
+    result = shield.run(_script(shield, text))
+    assert _answers(result.stdout) == {
+        "before": "plain plain",
+        "made": "genuine",
+        "again": "genuine genuine",
+        "planted": "No such file or directory",
+    }, result.stderr
+
+
+def test_a_number_that_another_process_gets_brings_no_identity(shield: Shield) -> None:
+    # The first of that number was root and read the file; the next one is somebody else.
+    _needs_root()
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    if not os.access(last, os.W_OK):
+        pytest.skip("process ids cannot be chosen")
+    shield.protect({"secret": b"x"}, modes={"secret": 0o600})
+    text = (
+        f"last = os.open({str(last)!r}, os.O_WRONLY)\n"
+        "def child():\n"
+        "    process = os.fork()\n"
+        "    if process == 0:\n"
+        "        try: os.open(A + '/secret', os.O_RDONLY)\n"
+        "        except OSError as error: os._exit(error.errno)\n"
+        "        os._exit(0)\n"
+        "    return process, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])\n"
+        "for attempt in range(200):\n"
+        "    first, status = child()\n"
+        "    assert status == 0\n"
+        "    os.pwrite(last, b'%d' % (first - 1), 0)\n"
+        f"    os.setresuid({NOBODY}, {NOBODY}, 0)\n"
+        "    second, status = child()\n"
+        "    os.setresuid(0, 0, 0)\n"
+        "    assert status == 13, status\n"
+        "    if first == second:\n"
+        "        print('same number')\n"
+        "        break\n"
+    )
+    result = shield.run(_script(shield, text))
+    assert "AssertionError" not in result.stderr
+    if "same number" not in result.stdout:
+        pytest.skip("the number went to others")

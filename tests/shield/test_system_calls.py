@@ -172,6 +172,7 @@ REFUSED: tuple[Row, ...] = (
     ("handle", "name_to_handle_at n:-100 s:{A}/a.txt b:136 b:4 n:0", "EOPNOTSUPP"),
     ("inotify", "inotify_add_watch n:0 s:{A} n:2", "EACCES"),
     ("fanotify", "fanotify_mark n:0 n:1 n:2 n:-100 s:{A}", "EACCES"),
+    ("list-path-only", "getdents64 p:{B} b:1024 n:1024", "EBADF"),
     ("chdir-file", "chdir s:{A}/a.txt", "ENOTDIR"),
     ("chdir-missing", "chdir s:{A}/missing", "ENOENT"),
     ("chroot", "chroot s:{A}", "EPERM"),

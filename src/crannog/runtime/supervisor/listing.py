@@ -57,6 +57,7 @@ file's memfd for that); larger ones have numbers of their own for what nobody as
 
 _DT: Final = {Kind.FILE: 8, Kind.DIRECTORY: 4, Kind.LINK: 10}
 _CLOEXEC_BIT: Final = os.O_CLOEXEC
+_O_PATH: Final = 0o10000000
 
 StatusOf = Callable[["Supervisor", Found], os.stat_result]
 
@@ -242,11 +243,16 @@ def _position(directory: int, descriptor: int) -> tuple[int, bool]:
         fields = dict(
             line.split(b":", 1) for line in os.read(opened, 4096).split(b"\n") if b":" in line
         )
-        return int(fields[b"pos"]), bool(int(fields[b"flags"], 8) & _CLOEXEC_BIT)
+        flags = int(fields[b"flags"], 8)
+        position = int(fields[b"pos"])
     except (KeyError, ValueError) as error:
         raise OSError(errno.EIO, "fdinfo is not as proc(5) describes it") from error
     finally:
         os.close(opened)
+    if flags & _O_PATH:
+        # Opened without the right to read it: we could, the caller may not.
+        raise OSError(errno.EBADF, "bad descriptor")
+    return position, bool(flags & _CLOEXEC_BIT)
 
 
 def _read_all(descriptor: int) -> list[tuple[int, int, bytes]]:
