@@ -33,7 +33,6 @@ _PLAIN = {
 }
 _HASH = (_PLAIN - {"crannog.runtime.init", "crannog.runtime.spawn"}) | {
     "crannog.measure.elf",
-    "crannog.measure.files",
     "crannog.measure.ldcache",
     "crannog.measure.loader",
     "crannog.measure.mrenclave",

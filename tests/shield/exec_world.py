@@ -179,7 +179,7 @@ def main(path: str) -> int:
 
 
 def _measured(path: str):  # type: ignore[no-untyped-def]
-    from crannog.measure.files import MeasuredFile
+    from crannog.measure.program import MeasuredFile
     from crannog.measure.root import FileIdentity
 
     status = os.stat(path)

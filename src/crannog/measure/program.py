@@ -12,7 +12,6 @@ from typing import NamedTuple
 from crannog.errors import FormatError, Misconfigured, Unsupported
 from crannog.measure.defaults import DEFAULT_PATH
 from crannog.measure.elf import is_elf
-from crannog.measure.files import MeasuredFile, NativeFiles
 from crannog.measure.loader import Closure, Loader, Mapped, musl_name
 from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
 from crannog.measure.python import Python, extension_modules, find_python, start_files
@@ -31,6 +30,13 @@ from crannog.measure.system import (
 
 _IMPLICIT = ("libgcc_s.so.1",)  # pthread_exit and pthread_cancel unwind with it
 _MAX_SCRIPTS = 4  # the kernel allows five interpreters in a row
+
+
+class MeasuredFile(NamedTuple):
+    """A native file of the measurement, as it was when its bytes were read."""
+
+    path: str
+    identity: FileIdentity
 
 
 class Measurement(NamedTuple):
@@ -62,6 +68,15 @@ class Measurement(NamedTuple):
     entries: tuple[Entry, ...]
     settings: ProgramSettings
     python: bool
+
+
+class NativeFiles(NamedTuple):
+    """What a program loads natively, found and not hashed; the fields are `Measurement`'s."""
+
+    program: str
+    executable: str
+    prefix: tuple[str, ...]
+    native: tuple[MeasuredFile, ...]
 
 
 class _Loaded(NamedTuple):

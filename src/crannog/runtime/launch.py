@@ -10,7 +10,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from crannog.errors import Misconfigured, StorageFailed, Unsupported
 from crannog.runtime.find import find_program
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from crannog.measure.root import Root
     from crannog.runtime.plan import Program
     from crannog.runtime.supervisor.world import World
-
-_File: TypeAlias = "tuple[str, tuple[int, int, int, int, int]]"
 
 _FSPF_LIMIT = 1 << 30  # bytes; 100,000 files have about 30 MiB
 _COERCED = ("LC_CTYPE", "C.UTF-8")
@@ -105,35 +103,27 @@ def start_shielded(
         "environment can read the protected files"
     )
     _print_version_of(settings, path, log)
-    from crannog.runtime.apart import Apart
+    from crannog.measure.program import native_files
+    from crannog.measure.root import Root
 
-    looking = Apart(lambda: _native_files(path))
-    try:
-        # While the other process looks; these take as long.
-        from crannog.measure.files import MeasuredFile, NativeFiles
-        from crannog.measure.root import FileIdentity, Root
-        from crannog.runtime.supervisor.run import run_shielded  # noqa: F401
-        from crannog.runtime.supervisor.world import World
-        from crannog.shield.fspf import open_fspf
-    finally:
-        executable, prefix, files = looking.result()
-    natives = NativeFiles(
-        path,
-        executable,
-        prefix,
-        tuple(MeasuredFile(name, FileIdentity(*identity)) for name, identity in files),
-    )
-    with Root("/") as root:
-        sealed = root.read(direct.path, limit=_FSPF_LIMIT)
+    root = Root("/")
+    # Nobody is told a hash, so nothing is hashed.
+    natives = native_files(root, path)
+    from crannog.shield.fspf import open_fspf
+
+    sealed = root.read(direct.path, limit=_FSPF_LIMIT)
     if sealed is None:
         raise Misconfigured(f"SCONE_FSPF: {direct.path} is not there, or not a regular file")
     fspf = open_fspf(sealed, key=direct.key, tag=direct.tag)
+    from crannog.runtime.supervisor.world import World
+
     world = World(
         fspf=fspf,
         fspf_path=direct.path,
         allow_dlopen=settings.allow_dlopen,
         measured=natives.native,
     )
+    root.close()
     program = plain_program(argv, _as_found(environment), natives)
     return _run_shielded(program._replace(pwd=os.getcwd()), natives.executable, world)
 
@@ -329,20 +319,6 @@ def _measure(settings: Settings, path: str) -> tuple[Measurement, Root]:
         settings.heap, settings.stack, settings.allow_dlopen, settings.fork, settings.mprotect
     )
     return measure_program(root, path, measured), root
-
-
-def _native_files(path: str) -> tuple[str, tuple[str, ...], tuple[_File, ...]]:
-    """Executable, prefix and native files as plain data; nobody is told a hash, so none is made."""
-    from crannog.measure.program import native_files
-    from crannog.measure.root import Root
-
-    with Root("/") as root:
-        found = native_files(root, path)
-    return (
-        found.executable,
-        found.prefix,
-        tuple((file.path, file.identity[:5]) for file in found.native),
-    )
 
 
 def _print_version_of(settings: Settings, path: str, log: Log) -> None:

@@ -17,8 +17,7 @@ from crannog.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from crannog.exchange.configuration import Configuration
-    from crannog.measure.files import NativeFiles
-    from crannog.measure.program import Measurement
+    from crannog.measure.program import Measurement, NativeFiles
 
 FORBIDDEN_VARIABLE = "SCONE_CONFIG_ID"
 

@@ -29,7 +29,7 @@ from crannog.runtime.supervisor import programs
 from crannog.shield.paths import printable
 
 if TYPE_CHECKING:
-    from crannog.measure.files import MeasuredFile
+    from crannog.measure.program import MeasuredFile
     from crannog.runtime.supervisor.call import Call
 
 PROT_EXEC: Final = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from crannog.measure.files import MeasuredFile
+    from crannog.measure.program import MeasuredFile
     from crannog.shield.fspf import Fspf
 
 
