@@ -267,8 +267,12 @@ def forbid_dumps() -> None:
     from crannog.linux.process import forbid_core_dumps
 
     forbid_core_dumps()
-    # Inherited by the program, which will hold the same secrets.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Inherited by the program, which will hold the same secrets. 1 and not 0: where core_pattern is
+    # a pipe the kernel asks no limit but this one (fs/coredump.c); 1 byte is too little for a file.
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    except ValueError:  # the hard limit is 0 already, and not ours to raise
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def close_inherited() -> None:
