@@ -71,12 +71,17 @@ def test_tasks_stay_bounded() -> None:
     assert tasks.find(os.getpid()) is not first
 
 
+PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+
 class TestMemory:
     """Our own memory stands for the program's."""
 
     def setup_method(self) -> None:
         import ctypes
 
+        # A test that started a CAS in this process has made it non-dumpable, and so unreadable.
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         self.directory = os.open("/proc/self", os.O_PATH)
         self.buffer = ctypes.create_string_buffer(16384)
         self.address = ctypes.addressof(self.buffer)
