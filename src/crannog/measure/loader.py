@@ -17,7 +17,7 @@ from typing import NamedTuple
 from crannog.errors import Misconfigured, Unsupported
 from crannog.measure.elf import MACHINE_AARCH64, MACHINE_X86_64, Elf, is_elf, read_elf
 from crannog.measure.ldcache import CACHE_LIMIT, CACHE_PATH, EMPTY_CACHE, LoaderCache, parse_cache
-from crannog.measure.root import Root
+from crannog.measure.root import FileIdentity, Root, identify
 
 _MAX_OBJECTS = 4096
 _HWCAPS = tuple(f"glibc-hwcaps/x86-64-v{version}" for version in (4, 3, 2))
@@ -72,13 +72,18 @@ class Closure(NamedTuple):
 
 
 class Loader:
-    """Looks libraries up for one root. Keeps what it learned about directories and the cache."""
+    """Looks libraries up for one root. Keeps what it learned about directories and the cache.
+
+    Attributes:
+        identities: which file each ELF file was, by path, when it was read.
+    """
 
     def __init__(self, root: Root) -> None:
         self._root = root
         self._cache: dict[int, LoaderCache] = {}
         self._variants: dict[str, tuple[str, ...]] = {}
         self._defaults: dict[str, tuple[str, ...]] = {}
+        self.identities: dict[str, FileIdentity] = {}
         self._musl = False
         self._system: tuple[str, ...] = ()
 
@@ -293,6 +298,7 @@ class Loader:
                 return None
             if int.from_bytes(head[18:20], "little") != machine:
                 return None
+            self.identities[path] = identify(descriptor)
             return read_elf(descriptor, path)
         finally:
             os.close(descriptor)
@@ -302,6 +308,7 @@ class Loader:
         if descriptor is None:
             return None
         try:
+            self.identities[path] = identify(descriptor)
             return read_elf(descriptor, path)
         finally:
             os.close(descriptor)

@@ -7,6 +7,7 @@ package. Leaves to the launcher where the executable was found and what is done 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from crannog.errors import FormatError, Misconfigured, Unsupported
@@ -86,6 +87,7 @@ class _Loaded(NamedTuple):
     libraries: tuple[Mapped, ...]
     musl: bool
     python: Python | None
+    identities: Mapping[str, FileIdentity]
 
 
 def native_files(root: Root, path: str) -> NativeFiles:
@@ -162,8 +164,12 @@ class _Measuring:
 
     def identify(self, path: str) -> NativeFiles:
         executable, prefix = self._scripts(path)
-        self._natives(executable)
-        return NativeFiles(path, executable, prefix, tuple(map(self._identified, self._native)))
+        known = self._natives(executable).identities
+        native = tuple(
+            MeasuredFile(name, known[name]) if name in known else self._identified(name)
+            for name in self._native
+        )
+        return NativeFiles(path, executable, prefix, native)
 
     def _identified(self, path: str) -> MeasuredFile:
         descriptor = self._root.open_regular(path)
@@ -192,7 +198,13 @@ class _Measuring:
         )
         if python is not None:
             modules += self._extensions(loader, python, closure)
-        return _Loaded(closure.executable, (*closure.libraries, *modules), closure.musl, python)
+        return _Loaded(
+            closure.executable,
+            (*closure.libraries, *modules),
+            closure.musl,
+            python,
+            loader.identities,
+        )
 
     def _scripts(self, path: str) -> tuple[str, tuple[str, ...]]:
         """Follow `#!` lines to the ELF file, as the kernel does; env is resolved here and now."""

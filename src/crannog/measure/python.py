@@ -18,9 +18,7 @@ from typing import NamedTuple
 from crannog.measure.defaults import DEFAULT_HOME
 from crannog.measure.root import Root
 
-_PROGRAM = r"python(\d+(?:\.\d+)?t?d?)?\Z"
 _LIBRARY = r"libpython(\d+\.\d+)t?d?\.so"
-_TREE = r"python(\d+\.\d+)(t?)\Z"
 _TEXT_LIMIT = 1 << 16
 _MAX_CUSTOM_FILES = 1000
 
@@ -53,8 +51,8 @@ def find_python(
         needed: names of the libraries it needs.
         home: the program's HOME, for the user's site directory.
     """
-    called = any(_matches(_PROGRAM, os.path.basename(name)) for name in (canonical, path))
-    if not called and not any(_matches(_LIBRARY, name) for name in needed):
+    called = any(_is_program(os.path.basename(name)) for name in (canonical, path))
+    if not called and not any(re.match(_LIBRARY, name) for name in needed):
         return None
     here = os.path.dirname(path)
     configurations = [f"{here}/pyvenv.cfg", f"{os.path.dirname(here).rstrip('/')}/pyvenv.cfg"]
@@ -133,9 +131,22 @@ def _home_of(text: bytes) -> str:
     return ""
 
 
-def _matches(pattern: str, name: str) -> bool:
-    """Whether `name` has the pattern; not compiled for what has nothing of a Python in it."""
-    return "python" in name and re.match(pattern, name) is not None
+def _is_program(name: str) -> bool:
+    """python, python3, python3.11, python3.13td; without a pattern, which would be compiled."""
+    if not name.startswith("python"):
+        return False
+    version = name.removeprefix("python")
+    if not version:
+        return True
+    major, dot, minor = version.removesuffix("d").removesuffix("t").partition(".")
+    return major.isdecimal() and (not dot or minor.isdecimal())
+
+
+def _is_tree(name: str) -> bool:
+    """python3.11, python3.13t."""
+    version = name.removeprefix("python")
+    major, _, minor = version.removesuffix("t").partition(".")
+    return version != name and major.isdecimal() and minor.isdecimal()
 
 
 def _library_trees(root: Root, starts: list[str]) -> list[str]:
@@ -151,7 +162,7 @@ def _library_trees(root: Root, starts: list[str]) -> list[str]:
                 f"{directory.rstrip('/')}/{lib}/{name}"
                 for lib in ("lib", "lib64")
                 for name in root.names(f"{directory.rstrip('/')}/{lib}")
-                if _matches(_TREE, name)
+                if _is_tree(name)
             ]
             here = [
                 tree
@@ -173,9 +184,7 @@ def _site_directories(root: Root, trees: list[str], environment: str, home: str)
     found: list[str] = []
     if environment:
         names.update(
-            dict.fromkeys(
-                name for name in root.names(f"{environment}/lib") if _matches(_TREE, name)
-            )
+            dict.fromkeys(name for name in root.names(f"{environment}/lib") if _is_tree(name))
         )
         for name in names:
             found += [f"{environment}/{lib}/{name}/site-packages" for lib in ("lib", "lib64")]

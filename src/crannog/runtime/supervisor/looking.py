@@ -12,7 +12,7 @@ from crannog.linux.layouts import pack_stat, pack_statfs, pack_statx
 from crannog.runtime.supervisor import rights
 from crannog.runtime.supervisor.call import Call
 from crannog.runtime.supervisor.loop import AT_FDCWD, Supervisor
-from crannog.runtime.supervisor.resolve import MAGIC_LINK, Found, Where
+from crannog.runtime.supervisor.resolve import Found, Where, is_magic_link
 from crannog.shield.model import DirectoryEntry, LinkEntry
 
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -229,7 +229,7 @@ def _answer_readlink(call: Call, directory: int, address: int, buffer: int, size
 
 def _name_of_magic_link(supervisor: Supervisor, path: bytes) -> bytes | None:
     """What `/proc/PID/exe`, `cwd` or `fd/N` is called where it is a virtual object of ours."""
-    if not path.startswith(b"/proc/") or not MAGIC_LINK.fullmatch(path):
+    if not path.startswith(b"/proc/") or not is_magic_link(path):
         return None
     try:
         found = os.stat(path)

@@ -27,9 +27,12 @@ MAX_LINKS = 40  # the kernel's MAXSYMLINKS
 _MAX_REMEMBERED = 65536
 SETTLING_SECONDS = 0.05
 
-MAGIC_LINK = re.compile(
-    rb"/proc/[0-9]+(?:/task/[0-9]+)?/(?:cwd|root|exe|fd/[0-9]+|map_files/[^/]+|ns/[^/]+)"
-)
+_MAGIC_LINK = rb"/proc/[0-9]+(?:/task/[0-9]+)?/(?:cwd|root|exe|fd/[0-9]+|map_files/[^/]+|ns/[^/]+)"
+
+
+def is_magic_link(path: bytes) -> bool:
+    """Whether a canonical path below /proc stands for an object, whatever its text says."""
+    return re.fullmatch(_MAGIC_LINK, path) is not None
 
 
 class Where(enum.Enum):
@@ -487,7 +490,7 @@ class _Walk:
                 own += b"/task/%d" % caller.tid
             self._follow(own)
             return True, None
-        if (last and not follow) or not MAGIC_LINK.fullmatch(path):
+        if (last and not follow) or not is_magic_link(path):
             return False, None
         self._links += 1
         if self._restrictions.no_links or self._restrictions.no_magic_links:
