@@ -282,3 +282,26 @@ def test_a_number_that_another_process_gets_brings_no_identity(shield: Shield) -
     assert "AssertionError" not in result.stderr
     if "same number" not in result.stdout:
         pytest.skip("the number went to others")
+
+
+def test_chdir_under_a_debugger_is_refused_and_the_program_goes_on(shield: Shield) -> None:
+    shield.protect({"a.txt": b"alpha"})
+    (shield.app / "planted").write_text("planted")
+    script = f"cd {shield.app} || echo refused; cat planted; cat {shield.app}/a.txt; echo; pwd -P"
+    result = shield.run(["strace", "-f", "-o", "/dev/null", "/bin/sh", "-c", script])
+    assert result.stdout.split() == ["refused", "alpha", "/"], result.stderr
+    assert "chdir into a region" in result.stderr
+
+
+def test_chdir_without_a_free_descriptor_is_refused_and_the_program_goes_on(
+    shield: Shield,
+) -> None:
+    shield.protect({"a.txt": b"alpha"})
+    text = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "ask('chdir', lambda: os.chdir(A))\n"
+        "print('cwd', os.getcwd())\n"
+    )
+    result = shield.run(_script(shield, text))
+    assert _answers(result.stdout) == {"chdir": "Too many open files", "cwd": "/"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from crannog.errors import Unavailable
 from crannog.linux.ptrace import Seized, native_layout
 from crannog.runtime.supervisor import rights
 from crannog.runtime.supervisor.call import Call
@@ -42,11 +43,26 @@ def _enter(call: Call, found: Found) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         descriptor = os.open(found.path, flags)
     try:
-        theirs = supervisor.listener.add(call.id, descriptor, os.O_CLOEXEC)
+        _stand_on(call, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _stand_on(call: Call, descriptor: int) -> None:
+    supervisor = call.supervisor
     numbers = supervisor.machine.numbers
-    with Seized(call.tid, native_layout()) as thread:
+    try:
+        seized = Seized(call.tid, native_layout())
+    except Unavailable as error:
+        supervisor.say(f"chdir into a region: {error.message}; refused")
+        raise OSError(errno.EACCES, "cannot be moved") from error
+    with seized as thread:
+        try:
+            theirs = supervisor.listener.add(call.id, descriptor, os.O_CLOEXEC)
+        except OSError as error:
+            # Answered here: only then does the thread come to where it can be let go.
+            call.fail(error.errno or errno.EIO)
+            return
         call.fail(errno.EINTR)
         registers = thread.wait()
         result, after = thread.run_call(registers, numbers["fchdir"], (theirs,))
