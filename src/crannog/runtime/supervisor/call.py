@@ -112,7 +112,7 @@ class Call:
             " so its calls cannot be served",
             hint="a program that changes its user or makes itself non-dumpable needs a container"
             " that runs as that user from the start (runAsUser), or CAP_SYS_PTRACE;"
-            " kernel.yama.ptrace_scope has to be below 2",
+            " kernel.yama.ptrace_scope has to be below 2; crannog cannot run inside crannog",
         )
 
     def proceed(self) -> None:
