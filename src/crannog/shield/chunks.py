@@ -13,13 +13,11 @@ A `ChunkReader` is for one thread at a time.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from crannog.errors import IntegrityError
-from crannog.shield.cipher import AESGCM, InvalidTag
+from crannog.shield.cipher import AESGCM, InvalidTag, compare_digest
 from crannog.shield.model import CHUNK_DIGEST, CHUNK_TAG, FileEntry, Protection
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -136,8 +134,10 @@ def verify_digest(entry: FileEntry, index: int, data: Buffer) -> None:
     Raises:
         IntegrityError: the chunk's SHA-256 is another.
     """
+    from hashlib import sha256  # not at a start: it loads a second OpenSSL
+
     expected = entry.tags[index * CHUNK_DIGEST : (index + 1) * CHUNK_DIGEST]
-    if not hmac.compare_digest(hashlib.sha256(data).digest(), expected):
+    if not compare_digest(sha256(data).digest(), expected):
         raise _refused(entry, index)
 
 
@@ -223,12 +223,14 @@ class ChunkWriter:
             plaintext: whole chunks; only the file's last one may be shorter.
             out: writable, `CHUNK_TAG` bytes longer than `plaintext`, which hold no result.
         """
+        from hashlib import sha256
+
         tags = bytearray()
         step = self._chunk_length
         if self._cipher is None:
             out[: len(plaintext)] = plaintext
             for start in range(0, len(plaintext), step):
-                tags += hashlib.sha256(plaintext[start : start + step]).digest()
+                tags += sha256(plaintext[start : start + step]).digest()
             return bytes(tags)
         for start in range(0, len(plaintext), step):
             index = first + start // step

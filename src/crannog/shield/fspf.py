@@ -9,12 +9,11 @@ supervisor's. Format: docs/formats/fspf.md.
 
 from __future__ import annotations
 
-import hmac
 import struct
 from collections.abc import Callable
 
 from crannog.errors import FormatError, IntegrityError, TooLarge
-from crannog.shield.cipher import AESGCM, InvalidTag
+from crannog.shield.cipher import AESGCM, InvalidTag, compare_digest, hmac_sha256
 from crannog.shield.index import Index, decode_body, encode_body
 from crannog.shield.model import DirectoryEntry, Entry, Kind
 from crannog.shield.paths import parent
@@ -119,7 +118,7 @@ def open_index(data: bytes, *, key: bytes, tag: bytes) -> Index:
         raise FormatError("the fspf is not sealed", hint="seal it: crannog fspf encrypt FILE")
     # (1) the commitment, over every byte and before any of them is used
     found = sealed_tag(data, key=key)
-    if not hmac.compare_digest(found, tag):
+    if not compare_digest(found, tag):
         # Tags are public, and neither helps to make a file of the other.
         raise IntegrityError(
             f"the fspf has tag {found.hex()} under this key, expected {tag.hex()}",
@@ -200,12 +199,12 @@ def seal(index: Index, *, key: bytes, random: Callable[[int], bytes]) -> bytes:
 
 def sealed_tag(data: bytes, *, key: bytes) -> bytes:
     """The commitment to the file `data` under `key`, 16 bytes."""
-    return hmac.digest(_derive(key, b"commitment"), data, "sha256")[:TAG_LENGTH]
+    return hmac_sha256(_derive(key, b"commitment"), data)[:TAG_LENGTH]
 
 
 def _derive(key: bytes, purpose: bytes) -> bytes:
     # HKDF-Expand (RFC 5869 section 2.3) for one block; the key is uniformly random (section 3.3).
-    return hmac.digest(key, b"crannog fspf v1 " + purpose + b"\x01", "sha256")
+    return hmac_sha256(key, b"crannog fspf v1 " + purpose + b"\x01")
 
 
 def _form(data: bytes) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -62,7 +61,9 @@ def status_of(supervisor: Supervisor, found: Found) -> os.stat_result:
 
 def _status_of_link(path: bytes, entry: LinkEntry) -> os.stat_result:
     # A link cannot be opened, so nothing has to agree with the number but itself.
-    inode = int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little") >> 1
+    from hashlib import blake2b
+
+    inode = int.from_bytes(blake2b(path, digest_size=8).digest(), "little") >> 1
     seconds, _ = divmod(entry.mtime_ns, 1_000_000_000)
     return os.stat_result(
         (
