@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from crannog.runtime.supervisor.directories import Directories
 from crannog.runtime.supervisor.loop import Supervisor
 from crannog.runtime.supervisor.namespace import Namespace, Owner
 from crannog.runtime.supervisor.world import World
+from crannog.shield.model import Protection
 
 _WORKERS = 4
 _MOST_DESCRIPTORS = 1 << 20
@@ -34,6 +36,7 @@ def assemble(
     Raises:
         crannog.errors.Error: the world cannot be built here.
     """
+    _load_what_serving_needs(world)
     status = own_status()
     owner = Owner(status.credentials.uid, status.credentials.gid, time.time_ns())
     namespace = Namespace(world, owner, os.path.realpath)
@@ -58,6 +61,16 @@ def assemble(
     table.register_all(supervisor)
     parts.register(supervisor)
     return supervisor
+
+
+def _load_what_serving_needs(world: World) -> None:
+    """Import now what is imported where it is used: nothing may be, once the program runs.
+
+    The launcher's own files may have become another's to read, or to change, by then.
+    """
+    regions = tuple(world.fspf.regions) if world.fspf is not None else ()
+    if any(region.protection is Protection.AUTHENTICATED for region in regions):
+        importlib.import_module("hashlib")  # a start without such a region does not pay for it
 
 
 def own_status() -> Status:

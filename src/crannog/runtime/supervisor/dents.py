@@ -7,6 +7,7 @@ follows an entry: a reader that stops after an entry goes on at that entry's pos
 from __future__ import annotations
 
 import struct
+from _blake2 import blake2b  # which is hashlib.blake2b, without the OpenSSL that hashlib loads
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -89,8 +90,6 @@ def position_of(name: bytes) -> int:
     So it keeps its meaning while other names come and go: who goes on from it neither misses nor
     repeats what was there all the time. At least 16, below 2**42.
     """
-    from hashlib import blake2b
-
     digest = blake2b(name, digest_size=8).digest()
     number = int.from_bytes(digest, "little") & ((1 << _POSITION_BITS) - 1)
     return max(number, _RESERVED)
@@ -98,7 +97,5 @@ def position_of(name: bytes) -> int:
 
 def number_of(path: bytes) -> int:
     """An inode number for a path that has none yet: stable, never 0, in the upper half."""
-    from hashlib import blake2b
-
     digest = blake2b(path, digest_size=8).digest()
     return int.from_bytes(digest, "little") | 1 << 63

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _blake2 import blake2b  # as in dents
 from collections.abc import Callable
 
 from crannog.linux.layouts import pack_stat, pack_statfs, pack_statx
@@ -61,8 +62,6 @@ def status_of(supervisor: Supervisor, found: Found) -> os.stat_result:
 
 def _status_of_link(path: bytes, entry: LinkEntry) -> os.stat_result:
     # A link cannot be opened, so nothing has to agree with the number but itself.
-    from hashlib import blake2b
-
     inode = int.from_bytes(blake2b(path, digest_size=8).digest(), "little") >> 1
     seconds, _ = divmod(entry.mtime_ns, 1_000_000_000)
     return os.stat_result(
