@@ -134,8 +134,13 @@ class Supervisor:
         self._work.put((call, work))
         # Not before they have something to do: a start needs few of them, or none.
         if self._working < self._workers:
-            self._working += 1
-            threading.Thread(target=self._work_on, daemon=True).start()
+            try:
+                threading.Thread(target=self._work_on, daemon=True).start()
+            except RuntimeError:  # the program has taken what threads there may be
+                if not self._working:
+                    raise
+            else:
+                self._working += 1
 
     def serve(self, listener: Listener, program: int) -> None:
         """Begin serving: `program` is the process that has not executed anything yet."""
