@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +26,14 @@ def large() -> list[Row]:
         block = os.urandom(LARGE_BYTES)
         for number in range(LARGE_FILES):
             (plain / str(number)).write_bytes(block)
-        seconds, _ = _addf(directory, plain)
+        # The first does not count: the host of a virtual machine has to find memory for it.
+        taken = []
+        for _ in range(4):
+            seconds, fspf = _addf(directory, plain)
+            taken.append(seconds)
+            fspf.unlink()
+            shutil.rmtree(directory / "files")
+        seconds = statistics.median(taken[1:])
     rate = LARGE_FILES * LARGE_BYTES / seconds / 1e6
     return [Row("addf, 4 files of 256 MiB", rate, "MB/s", "", 0.0, "≥ 500", rate >= 500)]
 

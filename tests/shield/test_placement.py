@@ -42,6 +42,24 @@ def test_a_program_that_asks_nothing_costs_nothing(world: World) -> None:
     assert cost("2") - short < 0.5
 
 
+def test_the_keeper_of_a_core_sleeps_after_a_burst(world: World) -> None:
+    """Processor time again: what follows a burst of opens costs nothing."""
+    script = (
+        "import sys, time\n"
+        "for _ in range(2000): open(sys.argv[1]).close()\n"
+        "time.sleep(float(sys.argv[2]))\n"
+    )
+
+    def cost(seconds: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert world.run("/usr/bin/python3", "-c", script, world.app / "file", seconds).status == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    short = min(cost("0") for _ in range(3))
+    assert cost("2") - short < 0.5
+
+
 def test_program_and_supervisor_share_a_single_processor(world: World) -> None:
     script = (
         "import os, sys, threading\n"

@@ -141,6 +141,7 @@ class Call:
         finally:
             os.close(descriptor)
         listener.value(self.id, theirs)
+        self.supervisor.bursts.injected()
 
     def place(self, descriptor: int, at: int, *, cloexec: bool) -> None:
         """Replace the caller's descriptor `at`; does not answer."""

@@ -24,6 +24,7 @@ from crannog.runtime.supervisor.call import Call
 from crannog.runtime.supervisor.contents import Contents
 from crannog.runtime.supervisor.directories import Directories
 from crannog.runtime.supervisor.namespace import Namespace
+from crannog.runtime.supervisor.placement import Bursts
 from crannog.runtime.supervisor.resolve import (
     SETTLING_SECONDS,
     UNRESTRICTED,
@@ -112,6 +113,7 @@ class Supervisor:
         self._workers = workers
         self._working = 0
         self.listener = Listener(-1)
+        self.bursts = Bursts(-1)
 
     def register(self, name: str, handler: Handler) -> None:
         """Have `handler` answer the call of that name, in place of any other."""

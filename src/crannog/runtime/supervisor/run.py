@@ -21,6 +21,7 @@ from crannog.runtime.supervisor.assemble import assemble
 from crannog.runtime.supervisor.execute import Asker
 from crannog.runtime.supervisor.guardian import watch_over
 from crannog.runtime.supervisor.loop import Supervisor
+from crannog.runtime.supervisor.placement import Bursts, keep_awake
 from crannog.runtime.supervisor.resolve import Caller, Where
 from crannog.runtime.supervisor.start import Program, become
 from crannog.runtime.supervisor.table import filter_rules
@@ -92,14 +93,16 @@ def run_shielded(
                 prepare=prepare,
             )
 
-        child, lives = _fork(run_program)
+        child, lives, bursts = _fork(run_program)
         theirs.close()
         _program_close(program)
         try:
+            supervisor.bursts = Bursts(bursts)
             _begin(supervisor, ours, child, executable)
             status = (supervise or forward_and_reap)(child)
         finally:
             kill_descendants()
+            # `bursts` stays open: a thread may be about to write to it, and numbers are reused.
             for descriptor in lives:
                 os.close(descriptor)
         if supervisor.failure is not None:
@@ -110,29 +113,38 @@ def run_shielded(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _fork(run_program: Callable[[int], NoReturn]) -> tuple[int, list[int]]:
-    """Fork the program, below a guardian unless we are PID 1.
+def _fork(run_program: Callable[[int], NoReturn]) -> tuple[int, list[int], int]:
+    """Fork the program, below a guardian unless we are PID 1, and the keeper of a core.
 
     Returns:
-        Our child, and what to close when it has ended.
+        Our child, what to close when it has ended, and where bursts are to be told.
     """
     launcher = os.getpid()
+    kept, bursts = os.pipe()
+    os.set_blocking(bursts, False)
     if launcher == 1:
         child = os.fork()
         if child == 0:
             run_program(launcher)
-        return child, []
+        if os.fork() == 0:
+            keep_awake(kept)
+        os.close(kept)
+        return child, [], bursts
     watched, lives = os.pipe()
     child = os.fork()
     if child:
         os.close(watched)
-        return child, [lives]
+        os.close(kept)
+        return child, [lives], bursts
     try:
         guardian = os.getpid()
         os.close(lives)
         program = os.fork()
         if program == 0:
             run_program(guardian)
+        # Here and not in the launcher: it costs a start nothing.
+        if os.fork() == 0:
+            keep_awake(kept)
         watch_over(program, watched)
     finally:
         os._exit(1)
