@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from crannog.linux.cgroup import read_if_there, unified_groups
 from crannog.linux.procfs import Status, parse_status
 from crannog.linux.syscalls import Machine
 from crannog.runtime.supervisor import parts, table
@@ -43,7 +44,7 @@ def assemble(
     room = max(64, min(descriptors, _MOST_DESCRIPTORS))
     contents = Contents(
         namespace,
-        memory_limit=memory_bound(_cgroup_limit(), _read("/proc/meminfo")),
+        memory_limit=memory_bound(_cgroup_limit(), read_if_there("/proc/meminfo")),
         descriptor_limit=room // 2,
         threads=min(4, len(os.sched_getaffinity(0))),
         say=lambda line: print(f"crannog: {line}", file=sys.stderr, flush=True),
@@ -75,29 +76,13 @@ def _load_what_serving_needs(world: World) -> None:
 
 def own_status() -> Status:
     """Who we are, as the kernel says it."""
-    return parse_status(_read("/proc/thread-self/status"))
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+    return parse_status(read_if_there("/proc/thread-self/status"))
 
 
 def _cgroup_limit() -> bytes:
     """The text of the memory bound that holds for us, the innermost that is one; or nothing."""
-    for line in _read("/proc/self/cgroup").split(b"\n"):
-        number, _, rest = line.partition(b":")
-        controllers, _, path = rest.partition(b":")
-        if number == b"0" and not controllers:
-            here = path.decode("utf-8", "replace")
-            while True:
-                text = _read(f"/sys/fs/cgroup{here.rstrip('/')}/memory.max").strip()
-                if text.isdigit():
-                    return text
-                if here in ("", "/"):
-                    break
-                here = here.rpartition("/")[0]
-    return _read("/sys/fs/cgroup/memory/memory.limit_in_bytes").strip()
+    for group in unified_groups():
+        text = read_if_there(f"{group}/memory.max").strip()
+        if text.isdigit():
+            return text
+    return read_if_there("/sys/fs/cgroup/memory/memory.limit_in_bytes").strip()

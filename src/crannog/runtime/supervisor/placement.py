@@ -12,12 +12,11 @@ holds the interpreter's lock on a busy machine would hold up the supervisor.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable
 from typing import NoReturn
 
+from crannog.linux.cgroup import Read, older_groups, read_if_there, unified_groups
 from crannog.linux.process import close_from
 
 _EACH = 16  # descriptors between two looks at the clock
@@ -64,7 +63,7 @@ def keep_awake(bursts: int) -> NoReturn:
     try:
         os.dup2(bursts, 3, inheritable=False)
         close_from(4)
-        if worth_it(len(os.sched_getaffinity(0)), _read):
+        if worth_it(len(os.sched_getaffinity(0)), read_if_there):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
             while os.read(3, 4096):
                 until = time.monotonic_ns() + _AWAKE_NS
@@ -74,7 +73,7 @@ def keep_awake(bursts: int) -> NoReturn:
         os._exit(0)
 
 
-def worth_it(processors: int, read: Callable[[str], bytes]) -> bool:
+def worth_it(processors: int, read: Read) -> bool:
     """Whether there is a second core to keep awake, and no quota that pays for it.
 
     Args:
@@ -83,28 +82,7 @@ def worth_it(processors: int, read: Callable[[str], bytes]) -> bool:
     """
     if processors < 2:
         return False
-    for line in read("/proc/self/cgroup").split(b"\n"):
-        _, _, rest = line.partition(b":")
-        controllers, _, path = rest.partition(b":")
-        if not controllers:
-            directory, name = "/sys/fs/cgroup", "cpu.max"
-        elif b"cpu" in controllers.split(b","):
-            directory, name = "/sys/fs/cgroup/cpu", "cpu.cfs_quota_us"
-        else:
-            continue
-        # A quota of any group above holds as well.
-        here = os.fsdecode(path).rstrip("/")
-        while True:
-            quota = (read(f"{directory}{here}/{name}").split() or [b""])[0]
-            if quota not in (b"", b"max", b"-1"):
-                return False
-            if not here:
-                break
-            here = here.rpartition("/")[0]
-    return True
-
-
-def _read(path: str) -> bytes:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read()
-    return b""
+    # A quota of any group above holds as well.
+    quotas = [f"{group}/cpu.max" for group in unified_groups(read)]
+    quotas += [f"{group}/cpu.cfs_quota_us" for group in older_groups("cpu", read)]
+    return all((read(quota).split() or [b""])[0] in (b"", b"max", b"-1") for quota in quotas)
