@@ -50,7 +50,7 @@ def test_a_clock_that_is_wrong_is_named_as_the_reason(
 ) -> None:
     pin = parse_pin(shared.server.service.authority.key_hash, "the pin")
     long_ago = datetime(1970, 1, 1, tzinfo=UTC)
-    monkeypatch.setattr("crannog.transport.http_client.now_utc", lambda: long_ago)
+    monkeypatch.setattr("crannog.transport.tls_client.now_utc", lambda: long_ago)
     with pytest.raises(Denied) as caught:
         HttpClient(shared.api, pin=pin).request("GET", "/v1/version")
     assert "is not valid before" in chain(caught.value)[1]

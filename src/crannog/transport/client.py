@@ -21,18 +21,11 @@ from crannog.exchange.attestation import (
 )
 from crannog.exchange.configuration import Configuration
 from crannog.exchange.refusal import Refusal, refusal_error
-from crannog.transport.address import Address, is_numeric
-from crannog.transport.connect import connect
+from crannog.transport.address import Address
 from crannog.transport.retry import ONCE, Retry, with_retry
 from crannog.transport.stream import Deadline, TlsStream
-from crannog.transport.tls import (
-    Pin,
-    check_server,
-    client_context,
-    client_stream,
-    fresh_identity,
-    now_utc,
-)
+from crannog.transport.tls import Pin, client_context, fresh_identity
+from crannog.transport.tls_client import open_tls
 
 MakeEvidence: TypeAlias = Callable[[bytes], tuple[Envelope, ...]]
 """From the 64 bytes of report data to envelopes: asks the LAS, or signs by itself."""
@@ -100,26 +93,14 @@ def attest(
 
 def _open(cas: Address, pin: Pin | None, deadline: Deadline) -> tuple[TlsStream, bytes]:
     identity = fresh_identity()
-    sock = connect(cas, deadline, "CAS")
-    name = None if is_numeric(cas.host) else cas.host
-    try:
-        stream = client_stream(client_context(identity), sock, name)
-    except BaseException:
-        sock.close()
-        raise
-    try:
-        try:
-            stream.handshake(deadline)
-        except Unavailable as error:
-            raise Unavailable(
-                f"failed to establish an encrypted channel to CAS at {cas}",
-                hint="is this address the CAS's port for programs (18765)?",
-            ) from error
-        if pin is not None:
-            check_server(stream, pin, what=f"CAS at {cas}", now=now_utc())
-    except BaseException:
-        stream.close()
-        raise
+    stream = open_tls(
+        cas,
+        client_context(identity),
+        pin,
+        deadline,
+        what="CAS",
+        hint="is this address the CAS's port for programs (18765)?",
+    )
     return stream, identity.public_key()
 
 

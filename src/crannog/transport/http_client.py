@@ -12,18 +12,11 @@ from typing import NamedTuple
 import h11
 
 from crannog.errors import FormatError, TooLarge, Unavailable
-from crannog.transport.address import Address, is_numeric
-from crannog.transport.connect import connect
+from crannog.transport.address import Address
 from crannog.transport.retry import ONCE, Retry, with_retry
 from crannog.transport.stream import Deadline, TlsStream
-from crannog.transport.tls import (
-    Identity,
-    Pin,
-    check_server,
-    client_context,
-    client_stream,
-    now_utc,
-)
+from crannog.transport.tls import Identity, Pin, client_context
+from crannog.transport.tls_client import open_tls
 
 MAX_ANSWER = 16 * 1024 * 1024
 DEFAULT_SECONDS = 30.0
@@ -101,29 +94,14 @@ class HttpClient:
             stream.close()
 
     def _open(self) -> TlsStream:
-        deadline = Deadline.after(self._seconds)
-        sock = connect(self._address, deadline, self._what)
-        name = None if is_numeric(self._address.host) else self._address.host
-        try:
-            stream = client_stream(self._context, sock, name)
-        except BaseException:
-            sock.close()
-            raise
-        try:
-            try:
-                stream.handshake(deadline)
-            except Unavailable as error:
-                raise Unavailable(
-                    f"failed to establish an encrypted channel to {self._what} at {self._address}",
-                    hint="is this address the CAS's port for clients (8081)?",
-                ) from error
-            if self._pin is not None:
-                what = f"{self._what} at {self._address}"
-                check_server(stream, self._pin, what=what, now=now_utc())
-        except BaseException:
-            stream.close()
-            raise
-        return stream
+        return open_tls(
+            self._address,
+            self._context,
+            self._pin,
+            Deadline.after(self._seconds),
+            what=self._what,
+            hint="is this address the CAS's port for clients (8081)?",
+        )
 
 
 def _exchange(
