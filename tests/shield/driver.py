@@ -32,7 +32,6 @@ def main(specification: dict[str, Any]) -> int:
         )
     world = World(
         fspf=fspf,
-        fspf_path=specification.get("fspf", ""),
         files=tuple(
             InjectedFile(os.fsencode(path), base64.b64decode(content), mode)
             for path, content, mode in specification["files"]

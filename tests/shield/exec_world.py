@@ -155,7 +155,6 @@ def main(path: str) -> int:
     job = json.loads(Path(path).read_text())
     world = Seen(
         fspf=open_plain(Path(job["fspf"]).read_bytes()) if job["fspf"] else None,
-        fspf_path=job["fspf"],
         files=tuple(
             InjectedFile(os.fsencode(path), base64.b64decode(data), mode)
             for path, data, mode in job["files"]

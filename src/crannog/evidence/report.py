@@ -17,7 +17,6 @@ ROLE_SERVICE = b"service"
 EXPORTER_LABEL = b"EXPORTER-crannog-attestation"
 NONCE_SIZE = 32
 EXPORTER_SIZE = 32
-REPORT_DATA_SIZE = 64
 
 
 class Channel(NamedTuple):

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from crannog.errors import FormatError
 
-CAP_CHOWN = 1 << 0
 CAP_DAC_OVERRIDE = 1 << 1
 CAP_DAC_READ_SEARCH = 1 << 2
 CAP_FOWNER = 1 << 3

@@ -82,7 +82,6 @@ class Loader:
         self._root = root
         self._cache: dict[int, LoaderCache] = {}
         self._variants: dict[str, tuple[str, ...]] = {}
-        self._defaults: dict[str, tuple[str, ...]] = {}
         self.identities: dict[str, FileIdentity] = {}
         self._musl = False
         self._system: tuple[str, ...] = ()

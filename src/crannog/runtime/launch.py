@@ -119,7 +119,6 @@ def start_shielded(
 
     world = World(
         fspf=fspf,
-        fspf_path=direct.path,
         allow_dlopen=settings.allow_dlopen,
         measured=natives.native,
     )
@@ -205,7 +204,6 @@ def attested_world(
 
     return World(
         fspf=fspf,
-        fspf_path="" if reference is None else reference.path,
         files=tuple(
             InjectedFile(file.path.encode("utf-8"), file.content, file.mode)
             for file in configuration.files

@@ -41,10 +41,6 @@ class Deadline(NamedTuple):
         """Seconds until then, never below 0."""
         return max(0.0, self.at - time.monotonic())
 
-    def sooner(self, other: Deadline) -> Deadline:
-        """The earlier of the two."""
-        return self if self.at <= other.at else other
-
 
 class Stream(Protocol):
     """What servers and clients need of a connection."""

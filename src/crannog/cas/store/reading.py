@@ -10,7 +10,7 @@ import contextlib
 import struct
 from collections.abc import Iterator
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from crannog.cas.store import schema, sealing
@@ -173,11 +173,6 @@ def verify_tail(connection: Connection, keys: Keys, state: State, *, tail: int =
             f"the audit log ends at record {number}, expected {state.audit}: "
             "records are missing at the end, or too many"
         )
-
-
-def count_sealed(connection: Connection) -> int:
-    """How many rows of sealed values there are."""
-    return int(connection.execute(select(func.count()).select_from(schema.sealed)).scalar_one())
 
 
 @typed_columns("the CAS's own keys")

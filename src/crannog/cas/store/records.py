@@ -38,7 +38,6 @@ class Event(Enum):
     SESSION_CREATED = "session created"
     SESSION_UPDATED = "session updated"
     SESSION_READ = "session read"
-    VALUES_READ = "values read"
     REQUEST_REFUSED = "request refused"
     SERVICE_ATTESTED = "service attested"
     ATTESTATION_REFUSED = "attestation refused"

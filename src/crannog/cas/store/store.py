@@ -80,11 +80,6 @@ class Store:
         """The end of the audit log: what users keep to notice a rollback."""
         return self._state.head
 
-    @property
-    def database_id(self) -> str:
-        """The database's public identity, 32 hex digits."""
-        return self._keys.database.hex()
-
     def latest(self, name: str) -> Version | None:
         """The newest version of that session, or None."""
         return self._latest.get(name)

@@ -122,11 +122,6 @@ class Contents:
         file = self._by_identity.get((device, inode))
         return file.path if file is not None and file.entry is not None else None
 
-    def inode_of(self, path: bytes) -> int | None:
-        """The inode number of a file that is known already, or None."""
-        file = self._injected.get(path) or self._files.get(path)
-        return file.identity[1] if file is not None else None
-
     def status(self, found: Found) -> os.stat_result:
         """What fstat says on the file, once opened. Its content is not needed for that."""
         if found.where is Where.INJECTED:

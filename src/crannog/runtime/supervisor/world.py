@@ -32,7 +32,6 @@ class World(NamedTuple):
 
     Attributes:
         fspf: the opened protection file, or None where there is none.
-        fspf_path: where it came from; for messages only.
         files: injected files; of two with one path the later one counts.
         allow_dlopen: the value of `SCONE_ALLOW_DLOPEN`; 2 and above allows every ELF object.
         measured: the files in the program's measurement, which may be loaded from unprotected
@@ -40,7 +39,6 @@ class World(NamedTuple):
     """
 
     fspf: Fspf | None = None
-    fspf_path: str = ""
     files: tuple[InjectedFile, ...] = ()
     allow_dlopen: int = 2
     measured: tuple[MeasuredFile, ...] = ()
