@@ -1,0 +1,1 @@
+"""Image layouts of the OCI image specification: reading, rewriting, writing; no engine."""
