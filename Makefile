@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ENGINE ?= docker
+BASE ?=
 
-.PHONY: dev demo test lint format bench clean help
+.PHONY: dev demo images test lint format bench clean help
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -16,6 +18,9 @@ dev: $(STAMP)  ## set up everything in .venv, from the lock file
 
 demo: $(STAMP)  ## the tutorial as local processes, with three refusals; checks every reply
 	@$(BIN)/python -m examples.demo
+
+images: $(STAMP)  ## the container images, with ENGINE=docker or podman, from BASE=IMAGE
+	@$(BIN)/python -m images.build --engine $(ENGINE) $(if $(BASE),--base $(BASE))
 
 test: $(STAMP)  ## every test this machine can run; ends with what was skipped and why
 	@$(BIN)/python -m pytest
@@ -34,4 +39,4 @@ bench: $(STAMP)  ## measure; a table, and JSON in bench/out
 	@$(BIN)/python -m bench
 
 clean:  ## remove what was set up
-	rm -rf $(VENV) bench/out
+	rm -rf $(VENV) bench/out build

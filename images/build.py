@@ -1,0 +1,307 @@
+"""`python -m images.build`: the four images, from a base image and the files of this checkout.
+
+    crannog/launcher   /crannog alone, for `COPY --from` and for images without anything else
+    crannog/python     the base image with a `python3` that is the launcher, and with the CLI
+    crannog/cas        the CAS: launcher directory and services directory, nothing else
+    crannog/las        the LAS, likewise
+
+The launcher's Python and libraries are those of the base image: it is exported, extracted, and
+`images.artifacts` makes its trees from it. ADR 0961 says what is bit-identical when built twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crannog import __version__
+from crannog.cli.ui import ui
+from crannog.errors import Error, Misconfigured, NotFound
+from crannog.wire import Json, parse_hex
+from images.build_context import write_context
+from images.build_engine import Engine, Image, find_engine
+from images.build_export import extract
+
+PROJECT = Path(__file__).parent.parent
+DEFAULT_BASE = "docker.io/library/python:3.11-slim-bookworm"
+_EPOCH_WITHOUT_GIT = 1_700_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One image: its directory under images/, where the artifacts lie in its context."""
+
+    name: str
+    title: str
+    trees: tuple[tuple[str, str | None], ...]  # name in the context, artifact (None: empty)
+
+
+RECIPES = (
+    Recipe("launcher", "Crannog's launcher, /crannog", (("rootfs/crannog", "launcher"),)),
+    Recipe(
+        "python",
+        "Python whose python3 is Crannog's launcher",
+        (("launcher", "launcher"), ("services", "services"), ("front", "front")),
+    ),
+    Recipe(
+        "cas",
+        "Crannog's configuration and attestation service",
+        (("rootfs/opt/crannog", "services"), ("state/var/lib/crannog", None)),
+    ),
+    Recipe(
+        "las",
+        "Crannog's local attestation service",
+        (("rootfs/opt/crannog", "services"),),
+    ),
+)
+NAMES = tuple(recipe.name for recipe in RECIPES)
+
+
+def build_images(
+    engine_name: str,
+    *,
+    base: str,
+    artifacts: Path,
+    prefix: str = "crannog/",
+    only: Sequence[str] = NAMES,
+) -> list[Image]:
+    """Build the images named in `only` from artifacts that are there; says so on stderr.
+
+    Args:
+        engine_name: `docker` or `podman`.
+        base: the image that `python` is built on.
+        artifacts: what `images.artifacts` made: `launcher`, `services` and `front`.
+        prefix: what stands before each image's name; `cas` and `las` are built on PREFIXlauncher.
+        only: some of `NAMES`.
+
+    Raises:
+        Unavailable: no engine of that name answers.
+        NotFound: the artifacts are not complete.
+        BuildFailed: the engine refused one.
+    """
+    engine = find_engine(engine_name)
+    digest = launcher_digest(artifacts)
+    epoch = source_date_epoch()
+    revision = _revision()
+    built = []
+    for recipe in RECIPES:
+        if recipe.name not in only:
+            continue
+        name = prefix + recipe.name
+        ui.note(f"building {name}")
+        trees = {place: artifacts / tree if tree else None for place, tree in recipe.trees}
+        sources = PROJECT / "images" / recipe.name
+        built.append(
+            engine.build(
+                name,
+                lambda stream, sources=sources, trees=trees: write_context(  # type: ignore[misc]
+                    stream, sources, trees, epoch=epoch
+                ),
+                arguments=_arguments(recipe, base, prefix),
+                labels=_labels(recipe, base, digest, revision, epoch),
+                epoch=epoch,
+            )
+        )
+    return built
+
+
+def make_from_base(engine: Engine, base: str, out: Path) -> None:
+    """Export `base` and have the artifacts made from its Python and libraries, in `out`."""
+    # It needs a compiler and the locked wheels, and is of no use where artifacts are given.
+    from images.artifacts import make_artifacts
+
+    engine.base(base, ui.note)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".root-") as name:
+        root = Path(name)
+        ui.note(f"exporting {base}")
+        with engine.exported(base) as stream:
+            extract(stream, root)
+        ui.note("making the launcher, services and front")
+        make_artifacts(root, out)
+
+
+def launcher_digest(artifacts: Path) -> str:
+    """The digest that the launcher's directory holds: 64 hex digits.
+
+    Raises:
+        NotFound: the artifacts are not complete.
+        FormatError: the file holds something else.
+    """
+    for tree in ("launcher", "services", "front"):
+        if not (artifacts / tree).exists():
+            raise NotFound(
+                f"artifacts {artifacts}: there is no {tree}",
+                hint=f"python -m images.artifacts --out {artifacts}, or leave --artifacts out",
+            )
+    try:
+        text = (artifacts / "launcher" / "digest").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"artifacts {artifacts}: launcher/digest cannot be read") from error
+    return parse_hex(text, 32, "launcher/digest").hex()
+
+
+def source_date_epoch() -> int:
+    """The time that files and images get: $SOURCE_DATE_EPOCH, else the checkout's last commit.
+
+    Raises:
+        Misconfigured: the variable is not a number of seconds.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if given:
+        if not given.isascii() or not given.isdecimal() or len(given) > 10:
+            raise Misconfigured(
+                f"SOURCE_DATE_EPOCH is {given!r}, expected a number of seconds since 1970"
+            )
+        return int(given)
+    committed = _git("log", "-1", "--format=%ct")
+    return int(committed) if committed.isdecimal() else _EPOCH_WITHOUT_GIT
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
+    options = _parser().parse_args(arguments)
+    ui.program = "python -m images.build"
+    try:
+        return _run(options)
+    except Error as error:
+        return ui.error(error, doing="the images cannot be built")
+    except KeyboardInterrupt:
+        ui.note("interrupted")
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    unknown = [name for name in options.only if name not in NAMES]
+    if unknown:
+        raise Misconfigured(
+            f"--only names {unknown[0]!r}, expected some of {', '.join(NAMES)}, comma separated"
+        )
+    engine = find_engine(options.engine)
+    artifacts = options.artifacts
+    if artifacts is None:
+        artifacts = PROJECT / "build" / "images"
+        make_from_base(engine, options.base, artifacts)
+    elif not (artifacts / "launcher" / "digest").exists():
+        make_from_base(engine, options.base, artifacts)
+    elif "python" in options.only:
+        engine.base(options.base, ui.note)
+    built = build_images(
+        options.engine,
+        base=options.base,
+        artifacts=artifacts,
+        prefix=options.prefix,
+        only=options.only,
+    )
+    _print(options, engine, artifacts, built)
+    return 0
+
+
+def _print(
+    options: argparse.Namespace, engine: Engine, artifacts: Path, built: list[Image]
+) -> None:
+    digest = launcher_digest(artifacts)
+    if options.json:
+        images: list[Json] = [
+            {
+                "name": image.name,
+                "id": image.image_id,
+                "size": image.size,
+                "layers": list(image.layers),
+            }
+            for image in built
+        ]
+        ui.json(
+            {
+                "engine": engine.program,
+                "base": options.base,
+                "launcher_digest": digest,
+                "source_date_epoch": source_date_epoch(),
+                "images": images,
+            }
+        )
+        return
+    width = max((len(image.name) for image in built), default=0)
+    for image in built:
+        ui.result(f"{image.name:{width}}  {image.size / 1e6:7.1f} MB  {image.image_id}")
+    ui.result(f"launcher digest: {digest}")
+
+
+def _arguments(recipe: Recipe, base: str, prefix: str) -> dict[str, str]:
+    if recipe.name == "python":
+        return {"BASE": base}
+    return {} if recipe.name == "launcher" else {"LAUNCHER": f"{prefix}launcher"}
+
+
+def _labels(recipe: Recipe, base: str, digest: str, revision: str, epoch: int) -> dict[str, str]:
+    labels = {
+        "org.opencontainers.image.title": recipe.title,
+        "org.opencontainers.image.version": __version__,
+        "org.opencontainers.image.created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch)),
+        "org.opencontainers.image.licenses": "Apache-2.0",
+        "crannog.launcher-digest": digest,
+    }
+    if revision:
+        labels["org.opencontainers.image.revision"] = revision
+    if recipe.name == "python":
+        labels["org.opencontainers.image.base.name"] = base
+    return labels
+
+
+def _revision() -> str:
+    """The commit that this is built from, with `-modified` where files differ; "" without git."""
+    commit = _git("rev-parse", "HEAD")
+    return f"{commit}-modified" if commit and _git("status", "--porcelain") else commit
+
+
+def _git(*arguments: str) -> str:
+    with contextlib.suppress(OSError):
+        done = subprocess.run(
+            ["git", "-C", str(PROJECT), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m images.build", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--engine", default="docker", help="docker or podman (default: docker)")
+    parser.add_argument(
+        "--base",
+        default=DEFAULT_BASE,
+        help=f"a Debian image with python3 (default: {DEFAULT_BASE})",
+    )
+    parser.add_argument(
+        "--prefix", default="crannog/", help="before each image's name (default: crannog/)"
+    )
+    parser.add_argument(
+        "--artifacts",
+        type=Path,
+        help="use what `python -m images.artifacts` made there; made there if it is not",
+    )
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        default=list(NAMES),
+        help=f"some of {','.join(NAMES)}",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

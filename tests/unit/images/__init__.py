@@ -1,0 +1,1 @@
+"""The image builder's parts that need no engine."""
