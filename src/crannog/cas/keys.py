@@ -121,7 +121,7 @@ class FileKey:
         except OSError as error:
             raise StorageFailed(
                 f"{self.describe()} cannot be written: {error.strerror}",
-                hint="the state directory has to be writable for the user that runs the CAS",
+                hint=f"the state directory has to be writable for user {os.geteuid()}, who runs the CAS",
             ) from error
         return key
 
