@@ -85,7 +85,7 @@ def test_the_client_refuses_an_answer_that_nobody_asked_for() -> None:
 
 def test_the_server_refuses_an_unknown_type() -> None:
     server = LasServer()
-    server.receive(_message(type="exec", protocol="crannog-las/1"))
+    server.receive(_message(type="exec", protocol="crannog-las/2"))
     with pytest.raises(FormatError, match="expected quote, configured or probe"):
         server.next_event()
 
@@ -93,7 +93,7 @@ def test_the_server_refuses_an_unknown_type() -> None:
 def test_the_server_refuses_another_protocol() -> None:
     server = LasServer()
     server.receive(_message(type="probe", protocol="crannog-las/9"))
-    with pytest.raises(FormatError, match="crannog-las/1"):
+    with pytest.raises(FormatError, match="crannog-las/2"):
         server.next_event()
 
 
@@ -102,7 +102,7 @@ def test_the_server_refuses_a_short_measurement() -> None:
     server.receive(
         _message(
             type="quote",
-            protocol="crannog-las/1",
+            protocol="crannog-las/2",
             report_data="00" * 64,
             mrenclave="00" * 31,
             launcher="00" * 32,

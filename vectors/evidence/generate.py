@@ -19,7 +19,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 PUBLIC = KEY.public_key().public_bytes_raw().hex()
 BASE: dict[str, Any] = {
-    "type": "statement/1",
+    "type": "statement/2",
     "level": "simulation",
     "method": "launcher",
     "mrenclave": "03" * 32,
@@ -28,6 +28,19 @@ BASE: dict[str, Any] = {
     "config_id": "ns~session/service",
     "cas": "cas:18765",
     "issued_at": 1_800_000_000,
+    "reason": "",
+    "pins": {"cas_key": "", "session_hash": ""},
+    "container": None,
+}
+CONTAINER: dict[str, Any] = {
+    "engine": "docker",
+    "id": "0a" * 32,
+    "name": "hello",
+    "image": "localhost:5000/hello:0.1",
+    "image_id": "sha256:" + "0b" * 32,
+    "namespace": "",
+    "pod": "",
+    "hooks": ["prestart /usr/bin/dockerd"],
 }
 
 
@@ -78,12 +91,12 @@ def _report(
 
 
 def _good(
-    claimed: str, expected: str, *, enrolled: bool, method: str = "las/witness"
+    claimed: str, expected: str, *, enrolled: bool, method: str = "las/witness", **changes: Any
 ) -> dict[str, Any]:
     return {
         "kind": "statement",
         "envelope": _envelope(
-            canonical(signed(canonical({**BASE, "level": claimed, "method": method})))
+            canonical(signed(canonical({**BASE, "level": claimed, "method": method, **changes})))
         ),
         "enrolled": [PUBLIC] if enrolled else [],
         "level": expected,
@@ -127,6 +140,24 @@ def vectors() -> dict[str, dict[str, Any]]:
         "level-enrolled-hardware": _good("hardware", "node", enrolled=True),
         "level-enrolled-tcp": _good("node", "simulation", enrolled=True, method="las/tcp"),
         "level-enrolled-unix": _good("node", "simulation", enrolled=True, method="las/unix"),
+        "level-enrolled-container": _good(
+            "node",
+            "node",
+            enrolled=True,
+            container=CONTAINER,
+            pins={"cas_key": "0c" * 32, "session_hash": "0d" * 32},
+        ),
+        "container-unknown-field": _bad(
+            "malformed", _signed(canonical({**BASE, "container": {**CONTAINER, "zz": ""}}))
+        ),
+        "container-without-id": _bad(
+            "malformed", _signed(canonical({**BASE, "container": {"engine": "docker"}}))
+        ),
+        "pins-missing": _bad(
+            "malformed",
+            _signed(canonical({name: BASE[name] for name in BASE if name != "pins"})),
+        ),
+        "reason-long": _bad("too-large", _signed(canonical({**BASE, "reason": "r" * 1001}))),
         "wrong-key": _bad(
             "not-authentic", _changed(public_key=OTHER.public_key().public_bytes_raw().hex())
         ),
@@ -138,8 +169,8 @@ def vectors() -> dict[str, dict[str, Any]]:
         "no-label": _bad("not-authentic", _changed(signature=KEY.sign(payload).hex())),
         "not-canonical": _bad("malformed", _signed(payload.replace(b",", b", "))),
         "unknown-field": _bad("malformed", _signed(payload[:-1] + b',"zz":1}')),
-        "key-twice": _bad("malformed", _signed(payload[:-1] + b',"type":"statement/1"}')),
-        "another-type": _bad("malformed", _signed(payload.replace(b"statement/1", b"statement/2"))),
+        "key-twice": _bad("malformed", _signed(payload[:-1] + b',"type":"statement/2"}')),
+        "another-type": _bad("malformed", _signed(payload.replace(b"statement/2", b"statement/1"))),
         "unknown-level": _bad("malformed", _signed(payload.replace(b"simulation", b"production"))),
         "short-measurement": _bad("malformed", _signed(payload.replace(b"03" * 32, b"03" * 31))),
         "upper-case-hex": _bad("malformed", _changed(public_key=PUBLIC.upper())),

@@ -11,12 +11,14 @@ from typing import Any
 
 QUOTE: dict[str, Any] = {
     "type": "quote",
-    "protocol": "crannog-las/1",
+    "protocol": "crannog-las/2",
     "report_data": "04" * 64,
     "mrenclave": "03" * 32,
     "launcher": "05" * 32,
     "config_id": "s/a",
     "cas": "cas:18765",
+    "foreign": "",
+    "pins": {"cas_key": "", "session_hash": ""},
 }
 ENVELOPE = {"media_type": "application/vnd.crannog.las-statement+json", "data": "e30="}
 STATUS: dict[str, Any] = {
@@ -44,7 +46,7 @@ def _client(asked: str, message: dict[str, Any], **expected: str) -> dict[str, A
 
 def vectors() -> dict[str, dict[str, Any]]:
     """Every vector by its file's name."""
-    protocol = {"protocol": "crannog-las/1"}
+    protocol = {"protocol": "crannog-las/2"}
     quoted = {"type": "quoted", "envelope": ENVELOPE}
     return {
         "quote": _server(QUOTE, event="QuoteRequest"),
@@ -56,11 +58,18 @@ def vectors() -> dict[str, dict[str, Any]]:
         "unknown-type": _server({"type": "exec", **protocol}, error="malformed"),
         "no-type": _server(protocol, error="malformed"),
         "other-protocol": _server(
-            {"type": "probe", "protocol": "crannog-las/2"}, error="malformed"
+            {"type": "probe", "protocol": "crannog-las/3"}, error="malformed"
         ),
         "quote-short-report-data": _server({**QUOTE, "report_data": "00"}, error="malformed"),
         "quote-upper-case": _server({**QUOTE, "mrenclave": "AA" * 32}, error="malformed"),
         "quote-unknown-field": _server({**QUOTE, "level": "hardware"}, error="malformed"),
+        "quote-pins-missing": _server(
+            {name: value for name, value in QUOTE.items() if name != "pins"}, error="malformed"
+        ),
+        "quote-pins-unknown": _server(
+            {**QUOTE, "pins": {**QUOTE["pins"], "creator": ""}}, error="malformed"
+        ),
+        "quote-long-foreign": _server({**QUOTE, "foreign": "/" * 4097}, error="too-large"),
         "quote-long-cas": _server({**QUOTE, "cas": "a" * 301}, error="too-large"),
         "answer-to-another-question": _client("probe", quoted, error="malformed"),
         "status-unknown-level": _client(

@@ -15,6 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from crannog.errors import FormatError, IntegrityError
 from crannog.evidence.envelope import Envelope
+from crannog.evidence.subject import (
+    Container,
+    Pins,
+    container_message,
+    parse_container,
+    parse_pins,
+    pins_message,
+)
 from crannog.levels import Level, parse_level
 from crannog.wire import Fields, encode_base64, encode_json, parse_object
 
@@ -25,12 +33,21 @@ METHOD_LAS_UNIX = "las/unix"
 METHOD_WITNESS = "las/witness"
 """A LAS that found in the container runtime's own records how the process was started."""
 
+MAX_REASON = 1000
+"""Characters of a reason; a longer one is cut by who signs."""
+
 _LABEL = b"crannog statement v1"
 _LIMIT = 16 * 1024
 
 
 class Statement(NamedTuple):
-    """What is signed; the attributes are those of `crannog.evidence.claims.Claims`."""
+    """What is signed; see also `crannog.evidence.claims.Claims`.
+
+    Attributes:
+        reason: why the level is not higher, by the signer; "" at level node.
+        pins: at level node those of the container's record, otherwise as the process says.
+        container: whose init the process is; None where nobody looked, or at less than node.
+    """
 
     level: Level
     method: str
@@ -40,13 +57,16 @@ class Statement(NamedTuple):
     config_id: str
     cas: str
     issued_at: int
+    reason: str = ""
+    pins: Pins = Pins()
+    container: Container | None = None
 
 
 def encode_statement(statement: Statement) -> bytes:
     """The canonical bytes that are signed."""
     return encode_json(
         {
-            "type": "statement/1",
+            "type": "statement/2",
             "level": statement.level.value,
             "method": statement.method,
             "mrenclave": statement.mrenclave.hex(),
@@ -55,6 +75,11 @@ def encode_statement(statement: Statement) -> bytes:
             "config_id": statement.config_id,
             "cas": statement.cas,
             "issued_at": statement.issued_at,
+            "reason": statement.reason,
+            "pins": pins_message(statement.pins),
+            "container": None
+            if statement.container is None
+            else container_message(statement.container),
         }
     )
 
@@ -62,7 +87,7 @@ def encode_statement(statement: Statement) -> bytes:
 def parse_statement(data: bytes) -> Statement:
     """The statement of exactly these bytes; `FormatError` for anything but the canonical form."""
     fields = Fields(parse_object(data, limit=_LIMIT, what="statement"), "statement")
-    fields.constant("type", "statement/1")
+    fields.constant("type", "statement/2")
     statement = Statement(
         level=parse_level(fields.text("level", limit=40)),
         method=fields.text("method", limit=40),
@@ -72,6 +97,9 @@ def parse_statement(data: bytes) -> Statement:
         config_id=fields.text("config_id", limit=1024),
         cas=fields.text("cas", limit=300),
         issued_at=fields.number("issued_at"),
+        reason=fields.text("reason", limit=MAX_REASON),
+        pins=parse_pins(fields.object("pins")),
+        container=None if fields.null("container") else parse_container(fields.object("container")),
     )
     fields.end()
     if encode_statement(statement) != data:

@@ -18,22 +18,34 @@ from typing import NamedTuple, TypeAlias
 
 from crannog.errors import FormatError
 from crannog.evidence.envelope import Envelope, envelope_message, parse_envelope
+from crannog.evidence.subject import Pins, parse_pins, pins_message
 from crannog.exchange import limits
 from crannog.exchange.refusal import Refusal, parse_refusal, refusal_message
 from crannog.levels import Level, parse_level
 from crannog.wire import Fields, FrameBuffer, Json, encode_json, frame, parse_object
 
-PROTOCOL = "crannog-las/1"
+PROTOCOL = "crannog-las/2"
+
+MAX_PATH = 4096
+"""Characters of a path in a request."""
 
 
 class QuoteRequest(NamedTuple):
-    """What the launcher wants vouched for; see `crannog.evidence.claims.Claims`."""
+    """What the launcher wants vouched for; see `crannog.evidence.claims.Claims`.
+
+    Attributes:
+        foreign: the first path it measured that is not on the container's root mount, "" for none.
+            Such a program is the volume's owner's, not the image's: level simulation.
+        pins: as the launcher was told.
+    """
 
     report_data: bytes
     mrenclave: bytes
     launcher: bytes
     config_id: str
     cas: str
+    foreign: str = ""
+    pins: Pins = Pins()
 
 
 class Configured(NamedTuple):
@@ -95,6 +107,8 @@ class LasClient:
                 "launcher": request.launcher.hex(),
                 "config_id": request.config_id,
                 "cas": request.cas,
+                "foreign": request.foreign,
+                "pins": pins_message(request.pins),
             },
         )
 
@@ -190,6 +204,8 @@ class LasServer:
                     launcher=fields.hex("launcher", 32),
                     config_id=fields.text("config_id", limit=limits.CONFIG_ID),
                     cas=fields.text("cas", limit=300),
+                    foreign=fields.text("foreign", limit=MAX_PATH),
+                    pins=parse_pins(fields.object("pins")),
                 )
             case "configured":
                 event = Configured()

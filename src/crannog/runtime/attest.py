@@ -9,15 +9,15 @@ LAS is told afterwards that the configuration has come.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from crannog.errors import Error, Misconfigured, Refused, Unavailable, chain
 from crannog.evidence.envelope import Envelope
+from crannog.evidence.subject import Pins
 from crannog.exchange.configuration import Configuration
-from crannog.exchange.las import QuoteRequest
+from crannog.exchange.las import MAX_PATH, QuoteRequest
 from crannog.runtime.log import Log
 from crannog.runtime.settings import DEFAULT_CAS, DEFAULT_LAS, DEFAULT_LAS_SOCKET, Settings
 from crannog.transport.address import ENCLAVE_API_PORT, LAS_PORT, Address, parse_address
@@ -28,12 +28,15 @@ from crannog.transport.las_client import (
     UnixAddress,
     parse_las_address,
 )
+from crannog.transport.names import resolve
+from crannog.transport.stream import Deadline
 from crannog.transport.tls import Pin, parse_pin
 
 T = TypeVar("T")
 
 _FIRST_PAUSE = 0.1  # seconds; doubles up to the longest
 _LONGEST_PAUSE = 2.0
+_RESOLVE_SECONDS = 10.0
 
 
 class Proof(NamedTuple):
@@ -42,10 +45,12 @@ class Proof(NamedTuple):
     Attributes:
         mrenclave: 32 bytes.
         launcher: digest of the launcher, 32 bytes.
+        foreign: the first measured path that is not on the container's root mount, "" for none.
     """
 
     mrenclave: bytes
     launcher: bytes
+    foreign: str = ""
 
 
 def cas_address(settings: Settings) -> Address:
@@ -103,7 +108,8 @@ def get_configuration(settings: Settings, proof: Proof, log: Log) -> Configurati
             f"{DEFAULT_LAS}:{LAS_PORT} failed) - the launcher signs its statement itself, "
             "at level simulation"
         )
-    witness = _Witness(las, proof, wanted_id.public, str(cas))
+    pins = Pins(settings.cas_key or "", settings.session_hash or "")
+    witness = _Witness(las, proof, wanted_id.public, str(cas), pins)
     wanted = Wanted(wanted_id.public, proof.launcher, wanted_id.otp, settings.service_access_token)
     try:
         configuration = _again(
@@ -143,11 +149,14 @@ def check_configuration(configuration: Configuration, settings: Settings, proof:
 class _Witness:
     """Makes the evidence of each try; keeps its connection for the word that ends it."""
 
-    def __init__(self, las: LasAddress | None, proof: Proof, config_id: str, cas: str) -> None:
+    def __init__(
+        self, las: LasAddress | None, proof: Proof, config_id: str, cas: str, pins: Pins
+    ) -> None:
         self._las = las
         self._proof = proof
         self._config_id = config_id
         self._cas = cas
+        self._pins = pins
         self._connection: LasConnection | None = None
 
     def evidence(self, report_data: bytes) -> tuple[Envelope, ...]:
@@ -156,7 +165,13 @@ class _Witness:
         self.close()
         self._connection = LasConnection(self._las)
         request = QuoteRequest(
-            report_data, self._proof.mrenclave, self._proof.launcher, self._config_id, self._cas
+            report_data,
+            self._proof.mrenclave,
+            self._proof.launcher,
+            self._config_id,
+            self._cas,
+            foreign=self._proof.foreign[:MAX_PATH],
+            pins=self._pins,
         )
         return (self._connection.quote(request),)
 
@@ -200,6 +215,8 @@ class _Witness:
             config_id=self._config_id,
             cas=self._cas,
             issued_at=int(time.time()),
+            reason="no LAS: the launcher signs its statement itself",
+            pins=self._pins,
         )
         return sign_statement(statement, Ed25519PrivateKey.generate())
 
@@ -233,8 +250,8 @@ def _again(
 
 def _resolves(name: str) -> bool:
     try:
-        socket.getaddrinfo(name, LAS_PORT, type=socket.SOCK_STREAM)
-    except OSError:
+        resolve(Address(name, LAS_PORT), Deadline.after(_RESOLVE_SECONDS))
+    except Unavailable:
         return False
     return True
 
