@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from crannog.cas.keys import KeyProvider
 from crannog.cas.store import database, schema
+from crannog.cas.store.accepted import Accepted
 from crannog.cas.store.reading import (
     read_audit,
     read_authority,
@@ -101,7 +102,7 @@ def verify_audit_log(
     if master is None:
         raise Misconfigured(f"{keys.describe()} holds no master key")
     try:
-        with _snapshot(path) as connection:
+        with snapshot(path) as connection:
             schema.check_schema(connection, where=f"database {path}")
             return _Verifier(connection, master, keys.describe()).run(expect_head)
     except StorageFailed as error:
@@ -125,7 +126,7 @@ def export_audit_log(path: Path, *, keys: KeyProvider, after: int = 0) -> Iterat
     master = keys.load()
     if master is None:
         raise Misconfigured(f"{keys.describe()} holds no master key")
-    with _snapshot(path) as connection:
+    with snapshot(path) as connection:
         derived = derive_keys(master, _identity(connection))
         state = read_state(connection, derived, where=keys.describe())
         previous, number = GENESIS, 0
@@ -140,6 +141,23 @@ def export_audit_log(path: Path, *, keys: KeyProvider, after: int = 0) -> Iterat
                     yield encode_json({**decode_record(record), "seq": number, "mac": mac.hex()})
         if number != state.audit:
             raise IntegrityError(f"the audit log ends at {number}, expected {state.audit}")
+
+
+def read_accepted(path: Path, *, keys: KeyProvider) -> Accepted:
+    """Enrolled LASes and accepted launchers in the database at `path`; a CAS may be running.
+
+    Raises:
+        Misconfigured: the master key is missing or another database's, or the schema is newer.
+        IntegrityError: the list, or what binds it, is not authentic.
+        StorageFailed: the database cannot be read.
+    """
+    master = keys.load()
+    if master is None:
+        raise Misconfigured(f"{keys.describe()} holds no master key")
+    with snapshot(path) as connection:
+        schema.check_schema(connection, where=f"database {path}")
+        derived = derive_keys(master, _identity(connection))
+        return read_state(connection, derived, where=keys.describe()).accepted
 
 
 class _Verifier:
@@ -272,7 +290,12 @@ def _identity(connection: Connection) -> bytes:
 
 
 @contextlib.contextmanager
-def _snapshot(path: Path) -> Iterator[Connection]:
+def snapshot(path: Path) -> Iterator[Connection]:
+    """The database as it is now, read only; a CAS may be writing to it.
+
+    Raises:
+        StorageFailed: there is none, or it cannot be read.
+    """
     if not path.is_file():
         raise StorageFailed(f"database {path} does not exist", hint="name the CAS's database file")
     with database.failures(path), contextlib.ExitStack() as stack:

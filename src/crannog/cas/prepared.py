@@ -45,7 +45,6 @@ class Prepared:
         bundle: Bundle,
         *,
         authority: Authority,
-        launchers: frozenset[bytes] | None,
         random: Randomness,
     ) -> None:
         self.version = version
@@ -53,7 +52,6 @@ class Prepared:
         self.session = session
         self.bundle = bundle
         self._authority = authority
-        self._launchers = launchers
         self._random = random
         self._services: dict[str, tuple[Configuration, datetime | None]] = {}
         # What of it lies in memory, roughly: a loaded document is some times as long as its text.
@@ -68,12 +66,15 @@ class Prepared:
         """The version's secrets at `now`."""
         return Values(self.session, self.bundle, self._authority, now=now, random=self._random)
 
-    def requirements(self, name: str, minimum: Level) -> Requirements:
+    def requirements(
+        self, name: str, minimum: Level, launchers: frozenset[bytes] | None
+    ) -> Requirements:
         """What a service's evidence has to say.
 
         Args:
             name: the service's.
             minimum: the CAS's minimum level.
+            launchers: the launcher releases that the CAS accepts now.
 
         Raises:
             NotFound: the session has no such service.
@@ -81,10 +82,11 @@ class Prepared:
         required = self._required.get((name, minimum))
         if required is None:
             required = requirements(
-                self.session, self._service(name), minimum=minimum, launchers=self._launchers
+                self.session, self._service(name), minimum=minimum, launchers=None
             )
             self._required[name, minimum] = required
-        return required
+        # A version never changes; whom the CAS accepts does, and at once.
+        return required if launchers is None else required._replace(launchers=launchers)
 
     def configuration(self, name: str, now: datetime) -> Configuration:
         """What a service gets, with level and measurement still to be filled in.
@@ -133,12 +135,10 @@ class PreparedSessions:
         store: Store,
         authority: Authority,
         *,
-        launchers: frozenset[bytes] | None,
         random: Randomness,
     ) -> None:
         self._store = store
         self._authority = authority
-        self._launchers = launchers
         self._random = random
         self._lock = threading.Lock()
         self._found: OrderedDict[str, Prepared] = OrderedDict()
@@ -168,7 +168,6 @@ class PreparedSessions:
             session,
             parse_bundle(secrets),
             authority=self._authority,
-            launchers=self._launchers,
             random=self._random,
         )
         with self._lock:

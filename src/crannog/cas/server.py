@@ -14,9 +14,10 @@ from crannog.cas.api.app import RestApi
 from crannog.cas.api.metrics import Metrics
 from crannog.cas.attestation import EnclaveApi, EnclaveLimits
 from crannog.cas.keys import key_provider
+from crannog.cas.operating import OperatorApi, operator_socket
 from crannog.cas.service import CasService
 from crannog.cas.settings import CasSettings
-from crannog.errors import Error, StorageFailed
+from crannog.errors import Error, Misconfigured, StorageFailed
 from crannog.levels import Level
 from crannog.linux.process import forbid_core_dumps
 from crannog.transport.http import HttpLimits, serve_http
@@ -57,6 +58,7 @@ class CasServer:
         self._service: CasService | None = None
         self._api: Listener | None = None
         self._enclave: Listener | None = None
+        self._operator: Listener | None = None
         self._key = b""
 
     @property
@@ -159,8 +161,11 @@ class CasServer:
         )
         metrics.watch("api", self._api.counts)
         metrics.watch("enclave", self._enclave.counts)
+        self._operator = self._operator_listener(undo, service)
         self._service = service
-        for listener in (self._api, self._enclave):
+        for listener in (self._api, self._enclave, self._operator):
+            if listener is None:
+                continue
             undo.callback(listener.stop, settings.drain_seconds)
             # Both stop taking new connections before either waits for its open ones.
             undo.callback(listener.refuse_new)
@@ -175,7 +180,7 @@ class CasServer:
         except OSError as error:
             raise StorageFailed(
                 f"state directory {directory}: {(error.strerror or 'failed').lower()}",
-                hint="it has to be a directory that this user can read and write",
+                hint=f"it has to be a directory that user {os.geteuid()} can read and write",
             ) from error
         return CasService.open(
             directory / DATABASE,
@@ -183,6 +188,27 @@ class CasServer:
             minimum_level=settings.minimum_level,
             las_keys=settings.enrolled_las_keys,
             launchers=settings.accepted_launchers,
+        )
+
+    def _operator_listener(
+        self, undo: contextlib.ExitStack, service: CasService
+    ) -> Listener | None:
+        try:
+            sock = undo.enter_context(operator_socket(self._settings.state_directory))
+        except (Misconfigured, OSError) as error:
+            # Some volumes have no sockets. Nothing that programs or users need goes through it.
+            reason = error.message if isinstance(error, Misconfigured) else str(error.strerror)
+            self._log.warning(
+                "CAS has no operator's socket: stop it to enrol a LAS or to accept a launcher",
+                reason=reason,
+            )
+            return None
+        return Listener(
+            "cas-operator",
+            sock,
+            OperatorApi(service, log=self._log).serve,
+            connections=4,
+            failed=lambda peer, error: self._failed("operator", peer, error),
         )
 
     def _serve_rest(self, slot: Slot, context: SSL.Context, application: RestApi) -> None:
@@ -208,6 +234,11 @@ class CasServer:
         level = service.minimum_level
         self._log.info(f"CAS audit log is at {service.head}")
         self._log.info(f"CAS minimum trust level is {level.value}")
+        launchers = service.launchers()
+        self._log.info(
+            f"CAS takes the word of {len(service.trust().node_keys)} enrolled LASes; accepted "
+            f"launchers: {'any' if launchers is None else len(launchers)}"
+        )
         if level is Level.SIMULATION:
             self._log.warning(
                 "CAS accepts simulated evidence: whoever can connect can get the secrets of any "

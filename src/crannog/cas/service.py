@@ -25,8 +25,9 @@ from crannog.cas.prepared import Prepared, PreparedSessions
 from crannog.cas.refusals import may_know
 from crannog.cas.rehearsal import rehearse
 from crannog.cas.secrets import generate
+from crannog.cas.store.accepted import Accepted, Kind, make_entry
 from crannog.cas.store.opening import open_store
-from crannog.cas.store.records import AuditHead, Event, Record, Version
+from crannog.cas.store.records import AuditHead, Event, Record, Version, timestamp
 from crannog.cas.store.sealing import Randomness
 from crannog.cas.store.store import Store, require_version
 from crannog.errors import (
@@ -69,13 +70,28 @@ class PublicValue(NamedTuple):
     value: str
 
 
+class Vouching(NamedTuple):
+    """Whom a CAS takes at their word above simulation, at one moment.
+
+    Attributes:
+        accepted: the list in the database that this was made from.
+        trust: enrolled LASes, those of the settings included.
+        launchers: accepted launcher releases, those of the settings included; None lists none.
+    """
+
+    accepted: Accepted
+    trust: Trust
+    launchers: frozenset[bytes] | None
+
+
 class CasService:
     """One open CAS. Every method may be called from any thread.
 
     Args:
         store: open; closed by `close`.
-        trust: whose signatures are worth more than simulation.
-        launchers: accepted launcher releases, 32 bytes each; None lists none.
+        trust: whose signatures are worth more than simulation, beside those that are enrolled.
+        launchers: launcher releases that are accepted beside those in the store, 32 bytes each;
+            None adds none.
         now: the clock.
         random: randomness.
     """
@@ -91,12 +107,12 @@ class CasService:
     ) -> None:
         self._store = store
         self._trust = trust
+        self._launchers = launchers
         self._now = now
         self._random = random
         self._authority = load_authority(store.authority(), now=now())
-        self._sessions = PreparedSessions(
-            store, self._authority, launchers=launchers, random=random
-        )
+        self._sessions = PreparedSessions(store, self._authority, random=random)
+        self._vouching = self._vouch(store.accepted)
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
         store.append(
@@ -121,8 +137,9 @@ class CasService:
             database: the SQLite file.
             keys: where the master key is.
             minimum_level: needed for a new database; refused where an existing one has another.
-            las_keys: Ed25519 keys (32 bytes) of LASes that may vouch for level node.
-            launchers: digests (32 bytes) of accepted launcher releases; None accepts any.
+            las_keys: Ed25519 keys (32 bytes) of LASes that may vouch for level node, beside those
+                that are enrolled in the database; for embedding and tests.
+            launchers: digests (32 bytes) of launcher releases, beside those in the database.
             now: the clock.
             random: randomness.
 
@@ -167,8 +184,22 @@ class CasService:
         return self._store.head
 
     def trust(self) -> Trust:
-        """Whose signatures are worth more than simulation."""
-        return self._trust
+        """Whose signatures are worth more than simulation, now."""
+        return self._vouched().trust
+
+    def launchers(self) -> frozenset[bytes] | None:
+        """The launcher releases that are accepted now; None where none is listed."""
+        return self._vouched().launchers
+
+    @property
+    def database_identity(self) -> bytes:
+        """The database's own, 16 bytes, public."""
+        return self._store.identity
+
+    @property
+    def operator_key(self) -> bytes:
+        """What the operator's orders are authenticated with."""
+        return self._store.operator_key
 
     def server_identity(
         self, names: Iterable[str] = (), addresses: Iterable[str] = ()
@@ -344,7 +375,9 @@ class CasService:
             if version is None:
                 raise no_configuration(NotFound(f"Session not found: {name[:128]!r}"))
             prepared = self._sessions.get(version)
-            required = prepared.requirements(service, self._store.minimum_level)
+            required = prepared.requirements(
+                service, self._store.minimum_level, self._vouched().launchers
+            )
             judge(prepared.session, claims, required, otp=otp, token=service_access_token)
             # Only now: whoever is refused costs no substitution, and learns nothing of its errors.
             base = prepared.configuration(service, now)
@@ -383,7 +416,59 @@ class CasService:
             level, Record(self._now(), Event.MINIMUM_LEVEL_CHANGED, actor=actor)
         )
 
+    def enrol_las(self, key: bytes, note: str, *, actor: str) -> None:
+        """Let evidence that this LAS signs be worth level node, from now on.
+
+        Raises:
+            AlreadyExists, TooLarge, FormatError: as `Accepted.with_entry` and `make_entry`.
+        """
+        self._accept(Kind.LAS_KEY, key, note, Event.LAS_ENROLLED, actor)
+
+    def accept_launcher(self, digest: bytes, note: str, *, actor: str) -> None:
+        """Accept this launcher release at level node and above, and none that is not listed.
+
+        Raises:
+            AlreadyExists, TooLarge, FormatError: as `Accepted.with_entry` and `make_entry`.
+        """
+        self._accept(Kind.LAUNCHER, digest, note, Event.LAUNCHER_ACCEPTED, actor)
+
+    def withdraw(self, kind: Kind, value: bytes, *, actor: str) -> None:
+        """Take an enrolled LAS or an accepted launcher back, from now on.
+
+        Raises:
+            NotFound: it is not in the list.
+            Denied: it is the last launcher of the list, without which any would be accepted.
+        """
+        launcher = kind is Kind.LAUNCHER
+        event = Event.LAUNCHER_REMOVED if launcher else Event.LAS_REMOVED
+        record = Record(self._now(), event, actor=actor, notes=((kind.value, value.hex()),))
+        self._store.withdraw(kind, value.hex(), record, keep=1 if launcher else 0)
+
+    def clear_launchers(self, *, actor: str) -> None:
+        """Accept any launcher again; `NotFound` where none is listed."""
+        self._store.clear(Kind.LAUNCHER, Record(self._now(), Event.LAUNCHERS_CLEARED, actor=actor))
+
     # --- parts ----------------------------------------------------------------------------------
+
+    def _accept(self, kind: Kind, value: bytes, note: str, event: Event, actor: str) -> None:
+        now = self._now()
+        notes = ((kind.value, value.hex()), *((("note", note),) if note else ()))
+        entry = make_entry(kind, value, note, timestamp(now))
+        self._store.accept(entry, Record(now, event, actor=actor, notes=notes))
+
+    def _vouched(self) -> Vouching:
+        accepted = self._store.accepted
+        found = self._vouching
+        if found.accepted is not accepted:
+            # Two threads may both get here; either result is right.
+            found = self._vouching = self._vouch(accepted)
+        return found
+
+    def _vouch(self, accepted: Accepted) -> Vouching:
+        launchers = self._launchers
+        if accepted.launchers:
+            launchers = accepted.launchers | (launchers or frozenset())
+        return Vouching(accepted, Trust(self._trust.node_keys | accepted.las_keys), launchers)
 
     def _requester(self, certificate: bytes | None, doing: str) -> Requester:
         if certificate is None:

@@ -22,8 +22,11 @@ class CasSettings:
             level other than the database's own is refused.
         key_provider: where the sealing key comes from: `file`, `file:PATH` or `env:NAME`.
         names: further host names for the server's certificate.
-        enrolled_las_keys: Ed25519 public keys (32 bytes) of LASes that may vouch for level node.
-        accepted_launchers: digests (32 bytes) of accepted launcher releases; None accepts any.
+        enrolled_las_keys: Ed25519 public keys (32 bytes) of LASes that may vouch for level node,
+            beside those that are enrolled in the database (`crannog cas las add`). For embedding
+            and tests: they are in no audit record of their own.
+        accepted_launchers: digests (32 bytes) of launcher releases that are accepted beside those
+            in the database; None adds none. Any launcher is accepted where neither lists one.
         handshake_seconds: for a TLS handshake.
         request_seconds: for one request, or one whole attestation.
         idle_seconds: for a kept-alive connection between requests.

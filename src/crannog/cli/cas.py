@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from crannog.cli import cas_trust
 from crannog.cli.cas_client import (
     CasOption,
     UnverifiedOption,
@@ -15,6 +15,7 @@ from crannog.cli.cas_client import (
     open_cas,
     show_chain,
 )
+from crannog.cli.cas_options import KeyOption, StateOption
 from crannog.cli.config import KnownCas, save_config
 from crannog.cli.directories import state_directory
 from crannog.cli.state import state
@@ -25,22 +26,8 @@ from crannog.errors import Denied, NotFound
 from crannog.levels import Level
 
 app = typer.Typer(no_args_is_help=True)
-
-StateOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-directory",
-        help="Holds the database and, unless you bring it, its key.",
-        show_default="~/.local/state/crannog/cas",
-    ),
-]
-KeyOption = Annotated[
-    str,
-    typer.Option(
-        "--key-provider",
-        help="Where the key comes from that seals the database: `file`, `file:PATH`, `env:NAME`.",
-    ),
-]
+app.add_typer(cas_trust.las, name="las", help="The LASes whose word is worth level node.")
+app.add_typer(cas_trust.launcher, name="launcher", help="The launcher releases that are accepted.")
 
 
 @app.command()

@@ -32,7 +32,7 @@ def stored(store: Store, name: str, *, hash_of: str | None = None) -> Version:
 
 def sessions(store: Store) -> PreparedSessions:
     authority = create_authority(now=NOW, random=os.urandom)
-    return PreparedSessions(store, authority, launchers=None, random=os.urandom)
+    return PreparedSessions(store, authority, random=os.urandom)
 
 
 def test_a_version_is_read_once(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 from crannog.cas.store import sealing
+from crannog.cas.store.accepted import Accepted
 from crannog.cas.store.records import (
     Record,
     State,
@@ -26,7 +27,7 @@ SESSION_EXISTS = "Session already exists, please specify predecessor hash"
 SESSION_NOT_FOUND = "Session not found"
 
 
-Mark: TypeAlias = "tuple[tuple[Level, int, bytes, int, bytes], tuple[int, int]]"
+Mark: TypeAlias = "tuple[tuple[Level, Accepted, int, bytes, int, bytes], tuple[int, int]]"
 
 
 class NewVersion(NamedTuple):
@@ -58,6 +59,7 @@ class Batch:
         self._keys = keys
         self._latest = latest
         self._level = state.level
+        self._accepted = state.accepted
         self._authority = state.authority
         self._versions, self._versions_mac = state.versions, state.versions_mac
         self._audit, self._audit_mac = state.audit, state.audit_mac
@@ -70,6 +72,11 @@ class Batch:
     def level(self) -> Level:
         """The minimum level as it will be."""
         return self._level
+
+    @property
+    def accepted(self) -> Accepted:
+        """Enrolled LASes and accepted launchers as they will be."""
+        return self._accepted
 
     def current(self, name: str) -> Version | None:
         """The newest version of that session, those of this batch included."""
@@ -128,16 +135,29 @@ class Batch:
         """Change the minimum level; who calls this adds a record of it."""
         self._level = level
 
+    def set_accepted(self, accepted: Accepted) -> None:
+        """Change whom the CAS trusts; who calls this adds a record of it."""
+        self._accepted = accepted
+
     def mark(self) -> Mark:
         """Where the batch is now, for `restore`."""
         return (
-            (self._level, self._versions, self._versions_mac, self._audit, self._audit_mac),
+            (
+                self._level,
+                self._accepted,
+                self._versions,
+                self._versions_mac,
+                self._audit,
+                self._audit_mac,
+            ),
             (len(self.version_rows), len(self.audit_rows)),
         )
 
     def restore(self, mark: Mark) -> None:
         """Take back what was added since `mark`: a request is in a batch whole or not at all."""
-        (self._level, self._versions, self._versions_mac, self._audit, self._audit_mac), rows = mark
+        values, rows = mark
+        self._level, self._accepted, *_ = values
+        _, _, self._versions, self._versions_mac, self._audit, self._audit_mac = values
         for version in self.version_rows[rows[0] :]:
             self.added.pop(version.name, None)
         for version in self.version_rows[: rows[0]]:
@@ -155,5 +175,6 @@ class Batch:
             self._versions_mac,
             self._audit,
             self._audit_mac,
+            self._accepted,
         )
         return state.signed(self._keys)

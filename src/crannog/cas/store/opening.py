@@ -112,7 +112,8 @@ def _required(level: Level | None) -> Level:
     if level is None:
         raise Misconfigured(
             "a new database needs a minimum level, one of simulation, node, hardware",
-            hint="simulation proves nothing and is for development; it cannot be guessed for you",
+            hint="crannog cas serve --minimum-level LEVEL, in a container docker run … crannog/cas"
+            " --minimum-level LEVEL; simulation proves nothing and is for development",
         )
     return level
 
@@ -143,7 +144,8 @@ def _create(
     random: Randomness,
 ) -> bytes:
     """Give an empty database its identity, keys and first audit record."""
-    for table in (schema.versions, schema.sealed, schema.audit, schema.authority):
+    tables = (schema.versions, schema.sealed, schema.audit, schema.authority, schema.accepted)
+    for table in tables:
         if connection.execute(select(table).limit(1)).first() is not None:
             raise IntegrityError(
                 f"database {path}: its state is missing, and it is not empty",

@@ -10,10 +10,11 @@ import contextlib
 import struct
 from collections.abc import Iterator
 
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 from sqlalchemy.engine import Connection
 
 from crannog.cas.store import schema, sealing
+from crannog.cas.store.accepted import Accepted, stored_entry
 from crannog.cas.store.records import (
     State,
     Version,
@@ -23,7 +24,7 @@ from crannog.cas.store.records import (
     read_level,
 )
 from crannog.cas.store.sealing import GENESIS, Keys, same
-from crannog.errors import IntegrityError, Misconfigured
+from crannog.errors import FormatError, IntegrityError, Misconfigured
 from crannog.pki.authority import StoredKey
 
 # SQLite keeps any type in any column, so whoever can write the file chooses the types.
@@ -79,11 +80,31 @@ def read_state(connection: Connection, keys: Keys, *, where: str) -> State:
         versions_mac=bytes(row.versions_mac),
         audit=row.audit,
         audit_mac=bytes(row.audit_mac),
+        accepted=_read_accepted(connection),
         mac=bytes(row.mac),
     )
     if min(state.versions, state.audit) < 0 or not same(state.mac, state.expected_mac(keys)):
-        raise IntegrityError("the database's state row is not authentic: somebody has changed it")
+        raise IntegrityError(
+            "the database's state row is not authentic, or the list of enrolled LASes and accepted "
+            "launchers that it binds: somebody has changed it"
+        )
     return state
+
+
+@typed_columns("the list of enrolled LASes and accepted launchers")
+def _read_accepted(connection: Connection) -> Accepted:
+    # A database of the first schema that is only verified has no such table. Who drops it from a
+    # later one gains nothing: the state row binds what was in it.
+    if not inspect(connection).has_table(schema.accepted.name):
+        return Accepted()
+    rows = connection.execute(select(schema.accepted)).all()
+    try:
+        return Accepted(tuple(stored_entry(*row) for row in rows))
+    except FormatError as error:
+        raise IntegrityError(
+            "the list of enrolled LASes and accepted launchers holds what can be neither: "
+            "somebody has changed it"
+        ) from error
 
 
 @typed_columns("a session version")

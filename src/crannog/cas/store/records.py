@@ -1,10 +1,10 @@
 """The rows that are chained, and what exactly each MAC covers.
 
 Two chains, each record authenticated together with its predecessor's MAC, and one state row that
-binds both heads, the minimum level and the CAS's keys. Who can write the database but has not the
-master key can drop everything after some point and put the state row of that time back, which is a
-rollback of the whole database and is detected by a head that somebody has kept (`AuditHead`);
-nothing else goes unnoticed.
+binds both heads, the minimum level, the CAS's keys and whom it trusts. Who can write the database
+but has not the master key can drop everything after some point and put the state row of that time
+back, which is a rollback of the whole database and is detected by a head that somebody has kept
+(`AuditHead`); nothing else goes unnoticed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from crannog.cas.store import sealing
+from crannog.cas.store.accepted import NOTHING, Accepted
 from crannog.cas.store.sealing import GENESIS, MAC_SIZE, Keys
 from crannog.errors import FormatError, IntegrityError
 from crannog.levels import Level, parse_level
@@ -35,6 +36,11 @@ class Event(Enum):
     CAS_STARTED = "CAS started"
     CAS_STOPPED = "CAS stopped"
     MINIMUM_LEVEL_CHANGED = "minimum level changed"
+    LAS_ENROLLED = "LAS enrolled"
+    LAS_REMOVED = "LAS removed"
+    LAUNCHER_ACCEPTED = "launcher accepted"
+    LAUNCHER_REMOVED = "launcher removed"
+    LAUNCHERS_CLEARED = "launcher list cleared"
     SESSION_CREATED = "session created"
     SESSION_UPDATED = "session updated"
     SESSION_READ = "session read"
@@ -165,6 +171,7 @@ class State(NamedTuple):
         versions_mac: the MAC of the last one.
         audit: number of audit records.
         audit_mac: the MAC of the last one.
+        accepted: enrolled LASes and accepted launchers.
         mac: HMAC over all of it.
     """
 
@@ -174,6 +181,7 @@ class State(NamedTuple):
     versions_mac: bytes
     audit: int
     audit_mac: bytes
+    accepted: Accepted = NOTHING
     mac: bytes = b""
 
     def signed(self, keys: Keys) -> State:
@@ -193,6 +201,8 @@ class State(NamedTuple):
                 self.versions_mac,
                 _number(self.audit),
                 self.audit_mac,
+                # No part where nothing is accepted: so it was before there was such a list.
+                *((self.accepted.digest,) if self.accepted.digest else ()),
             ),
         )
 

@@ -88,6 +88,15 @@ audit = Table(
     Column("mac", LargeBinary(32), nullable=False),
 )
 
+accepted = Table(
+    "accepted",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("value", String(64), primary_key=True),
+    Column("note", String(200), nullable=False),
+    Column("added", String(32), nullable=False),
+)
+
 _SCRIPTS = Path(__file__).parent
 
 

@@ -41,7 +41,9 @@ class Keys(NamedTuple):
         seal: from which each sealed value's own key is derived.
         versions: authenticates the chain of session versions.
         audit: authenticates the audit chain.
-        state: authenticates the row that binds both heads, the level and the CAS's keys.
+        state: authenticates the row that binds both heads, the level, the CAS's keys and whom it
+            trusts.
+        operator: authenticates orders to a running CAS.
         check: 16 public bytes that tell a wrong master key from a changed database.
     """
 
@@ -50,6 +52,7 @@ class Keys(NamedTuple):
     versions: bytes
     audit: bytes
     state: bytes
+    operator: bytes
     check: bytes
 
     def __repr__(self) -> str:
@@ -68,6 +71,7 @@ def derive_keys(master: bytes, database: bytes) -> Keys:
         versions=derive("version chain"),
         audit=derive("audit chain"),
         state=derive("state"),
+        operator=derive("operator"),
         check=derive("key check", 16),
     )
 

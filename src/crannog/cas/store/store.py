@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
 from crannog.cas.store import database, schema, sealing
+from crannog.cas.store.accepted import COMMANDS, NAMES, Accepted, Entry, Kind
 from crannog.cas.store.batch import Batch, NewVersion
 from crannog.cas.store.reading import (
     read_authority,
@@ -25,7 +26,7 @@ from crannog.cas.store.records import (
 )
 from crannog.cas.store.sealing import Keys, Randomness
 from crannog.cas.store.writer import Writer
-from crannog.errors import IntegrityError, NotFound
+from crannog.errors import Denied, IntegrityError, NotFound
 from crannog.levels import Level
 from crannog.pki.authority import StoredKey
 
@@ -74,6 +75,21 @@ class Store:
     def minimum_level(self) -> Level:
         """Below which no evidence is accepted, whatever a session says."""
         return self._state.level
+
+    @property
+    def accepted(self) -> Accepted:
+        """Enrolled LASes and accepted launchers, as they are on disk."""
+        return self._state.accepted
+
+    @property
+    def identity(self) -> bytes:
+        """The database's own, 16 bytes, public."""
+        return self._keys.database
+
+    @property
+    def operator_key(self) -> bytes:
+        """Authenticates the orders of whoever has the master key (docs/formats/operator.md)."""
+        return self._keys.operator
 
     @property
     def head(self) -> AuditHead:
@@ -178,6 +194,64 @@ class Store:
             notes = (("from", batch.level.value), ("to", level.value))
             batch.set_level(level)
             batch.add_record(record._replace(notes=(*record.notes, *notes)))
+
+        self._writer.submit(apply)
+
+    def accept(self, entry: Entry, record: Record) -> None:
+        """Enrol a LAS or accept a launcher; `record` says who did.
+
+        Raises:
+            AlreadyExists, TooLarge: nothing is changed.
+        """
+
+        def apply(batch: Batch) -> None:
+            batch.set_accepted(batch.accepted.with_entry(entry))
+            batch.add_record(record)
+
+        self._writer.submit(apply)
+
+    def withdraw(self, kind: Kind, value: str, record: Record, *, keep: int = 0) -> None:
+        """Take an entry back.
+
+        Args:
+            kind: which list.
+            value: 64 hex digits.
+            record: says who did.
+            keep: how many of that kind have to remain.
+
+        Raises:
+            NotFound: it is not there.
+            Denied: fewer than `keep` would remain.
+        """
+
+        def apply(batch: Batch) -> None:
+            remaining = batch.accepted.without(kind, value)
+            if len(remaining.of(kind)) < keep:
+                raise Denied(
+                    f"{NAMES[kind]} {value} is the last of the list: without one every "
+                    "launcher would be accepted again",
+                    hint="add the release that is to be accepted instead first, or empty the list "
+                    f"on purpose: crannog cas {COMMANDS[kind]} clear",
+                )
+            batch.set_accepted(remaining)
+            batch.add_record(record)
+
+        self._writer.submit(apply)
+
+    def clear(self, kind: Kind, record: Record) -> None:
+        """Take back every entry of that kind; the record notes how many there were.
+
+        Raises:
+            NotFound: there is none.
+        """
+
+        def apply(batch: Batch) -> None:
+            count = len(batch.accepted.of(kind))
+            if not count:
+                raise NotFound(f"no {NAMES[kind]} is listed by this CAS")
+            batch.set_accepted(batch.accepted.without_kind(kind))
+            notes = (*record.notes, ("entries", str(count)))
+            batch.add_record(record._replace(notes=notes))
 
         self._writer.submit(apply)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from sqlalchemy import Insert, Update, bindparam, insert, select, update
+from sqlalchemy import Insert, Update, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from crannog.cas.store import schema
@@ -29,6 +29,8 @@ MAX_WAITING = 4096
 MAX_BATCH = 512
 _ADD_VERSIONS = insert(schema.versions)
 _ADD_SEALED = insert(schema.sealed)
+_DROP_ACCEPTED = delete(schema.accepted)
+_ADD_ACCEPTED = insert(schema.accepted)
 _ADD_AUDIT = insert(schema.audit).values(
     {name: bindparam(name) for name in ("sequence", "record", "mac")}
 )
@@ -253,6 +255,8 @@ class Writer:
                         for number, record, mac in batch.audit_rows
                     ],
                 )
+            if state.accepted is not self.state.accepted:
+                self._write_accepted(connection, state)
             changes: dict[str, object] = {
                 "before": self.state.mac,
                 "new_minimum_level": state.level.value,
@@ -272,6 +276,17 @@ class Writer:
             # say that nothing was committed.
             self._doubtful = batch
         self._doubtful = None
+
+    @staticmethod
+    def _write_accepted(connection: Connection, state: State) -> None:
+        # Bounded and rarely changed: written whole, so that the rows are what the MAC was made of.
+        connection.execute(_DROP_ACCEPTED)
+        rows = [
+            {"kind": one.kind.value, "value": one.value, "note": one.note, "added": one.added}
+            for one in state.accepted.entries
+        ]
+        if rows:
+            connection.execute(_ADD_ACCEPTED, rows)
 
     def _settle(self) -> None:
         """After a commit that failed: what the disk holds is what is true."""
