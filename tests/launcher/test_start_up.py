@@ -21,6 +21,7 @@ _PLAIN = {
     "crannog.errors",
     "crannog.measure",
     "crannog.measure.defaults",
+    "crannog.measure.front",
     "crannog.runtime",
     "crannog.runtime.command",
     "crannog.runtime.find",

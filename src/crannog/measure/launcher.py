@@ -9,12 +9,50 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import sys
 
 from crannog.errors import Misconfigured
 
 PACKAGES = ("evidence", "exchange", "linux", "measure", "pki", "runtime", "shield", "transport")
 MODULES = ("__init__", "__main__", "errors", "keyhash", "levels", "wire")
 LABEL = b"crannog launcher v1\n"
+DIGEST = "digest"
+
+_HEX = frozenset(b"0123456789abcdef")
+
+
+def own_digest() -> bytes:
+    """What this launcher claims to be: its directory's digest, or that of its package.
+
+    It runs from a launcher directory where Python found that as its prefix and was told to heed
+    neither environment nor site (`-I -S`), which only the directory's entry does: PYTHONHOME or
+    another variable does not lead here.
+
+    Raises:
+        Misconfigured: our own files cannot be read.
+    """
+    directory = sys.prefix
+    isolated = sys.flags.isolated and sys.flags.no_site
+    if isolated and os.path.isfile(os.path.join(directory, DIGEST)):
+        return claimed_digest(directory)
+    return launcher_digest(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def claimed_digest(directory: str) -> bytes:
+    """The digest that a launcher directory holds about itself; nothing is recomputed.
+
+    Raises:
+        Misconfigured: its file `digest` is not there or is not one.
+    """
+    path = os.path.join(directory, DIGEST)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(66)
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
+    if len(text) != 65 or not text.endswith(b"\n") or not set(text[:64]) <= _HEX:
+        raise Misconfigured(f"{path} holds no digest, expected 64 lower-case hex digits")
+    return bytes.fromhex(text[:64].decode("ascii"))
 
 
 def launcher_digest(package: str) -> bytes:

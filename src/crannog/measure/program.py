@@ -13,6 +13,7 @@ from typing import NamedTuple
 from crannog.errors import FormatError, Misconfigured, Unsupported
 from crannog.measure.defaults import DEFAULT_PATH
 from crannog.measure.elf import is_elf
+from crannog.measure.front import base_fspf, behind, called
 from crannog.measure.loader import Closure, Loader, Mapped, musl_name
 from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
 from crannog.measure.python import Python, extension_modules, find_python, start_files
@@ -29,6 +30,7 @@ from crannog.measure.system import (
     openssl_files,
 )
 
+_BASE_LIMIT = 64 << 20  # bytes of a base fspf; Debian's Python has 0.3 MiB
 _IMPLICIT = ("libgcc_s.so.1",)  # pthread_exit and pthread_cancel unwind with it
 _MAX_SCRIPTS = 4  # the kernel allows five interpreters in a row
 
@@ -45,7 +47,8 @@ class Measurement(NamedTuple):
 
     Attributes:
         mrenclave: 64 hex digits.
-        program: absolute path of what was asked for: the script, where it is one.
+        program: absolute path of what was asked for: the script, where it is one; for an
+            interpreter behind a front what it is called (`front.called`).
         executable: absolute path of the ELF file that is executed.
         identity: of that file.
         prefix: what goes before the program's arguments: empty, or what `#!` lines add, from
@@ -56,6 +59,7 @@ class Measurement(NamedTuple):
         entries: the canonical list's, sorted.
         settings: the measured settings.
         python: whether the executable is a CPython interpreter.
+        base: the image's base fspf, the bytes whose digest was measured; None where there is none.
     """
 
     mrenclave: str
@@ -69,6 +73,7 @@ class Measurement(NamedTuple):
     entries: tuple[Entry, ...]
     settings: ProgramSettings
     python: bool
+    base: bytes | None = None
 
 
 class NativeFiles(NamedTuple):
@@ -88,6 +93,15 @@ class _Loaded(NamedTuple):
     musl: bool
     python: Python | None
     identities: Mapping[str, FileIdentity]
+
+
+class _Target(NamedTuple):
+    """The end of all `#!` lines. `name` is what the program at the start is called."""
+
+    executable: str
+    argv0: str
+    name: str
+    prefix: tuple[str, ...]
 
 
 def native_files(root: Root, path: str) -> NativeFiles:
@@ -119,8 +133,11 @@ class _Measuring:
         self._native: dict[str, None] = {}
 
     def measure(self, path: str, settings: ProgramSettings) -> Measurement:
-        executable, prefix = self._scripts(path)
-        loaded = self._natives(executable)
+        from hashlib import sha256  # only here: it costs 3 ms
+
+        target = self._scripts(path)
+        executable = target.executable
+        loaded = self._natives(executable, target.argv0)
         if loaded.python is not None:
             for name in start_files(self._root, loaded.python):
                 self._add(Role.CONFIGURATION, name)
@@ -148,28 +165,30 @@ class _Measuring:
         itself = digests[executable]
         if itself is None:
             raise Misconfigured(f"{executable}: went away while it was measured")
+        base = self._base(executable)
         return Measurement(
-            mrenclave(settings, entries),
-            path,
+            mrenclave(settings, entries, None if base is None else sha256(base).digest()),
+            target.name,
             executable,
             itself.identity,
-            prefix,
+            target.prefix,
             native,
             others,
             absent,
             entries,
             settings,
             loaded.python is not None,
+            base,
         )
 
     def identify(self, path: str) -> NativeFiles:
-        executable, prefix = self._scripts(path)
-        known = self._natives(executable).identities
+        target = self._scripts(path)
+        known = self._natives(target.executable, target.argv0).identities
         native = tuple(
             MeasuredFile(name, known[name]) if name in known else self._identified(name)
             for name in self._native
         )
-        return NativeFiles(path, executable, prefix, native)
+        return NativeFiles(target.name, target.executable, target.prefix, native)
 
     def _identified(self, path: str) -> MeasuredFile:
         descriptor = self._root.open_regular(path)
@@ -180,8 +199,12 @@ class _Measuring:
         finally:
             os.close(descriptor)
 
-    def _natives(self, path: str) -> _Loaded:
-        """List the executable and everything that it loads natively."""
+    def _base(self, executable: str) -> bytes | None:
+        path = base_fspf(self._root.canonical(executable) or executable)
+        return None if path is None else self._root.read(path, limit=_BASE_LIMIT)
+
+    def _natives(self, path: str, name: str) -> _Loaded:
+        """List the executable, which is started as `name`, and everything that it loads."""
         loader = Loader(self._root)
         closure = loader.closure(path)
         if closure.missing:
@@ -194,7 +217,10 @@ class _Measuring:
             self._add(Role.LIBRARY, library.path, native=True)
         modules = self._modules(loader, closure.executable, closure.libraries, closure.interpreter)
         python = find_python(
-            self._root, path, closure.executable.path, closure.executable.elf.needed
+            self._root,
+            name,
+            closure.executable.path if name == path else self._root.canonical(name) or name,
+            closure.executable.elf.needed,
         )
         if python is not None:
             modules += self._extensions(loader, python, closure)
@@ -206,14 +232,17 @@ class _Measuring:
             loader.identities,
         )
 
-    def _scripts(self, path: str) -> tuple[str, tuple[str, ...]]:
+    def _scripts(self, path: str) -> _Target:
         """Follow `#!` lines to the ELF file, as the kernel does; env is resolved here and now."""
         prefix: tuple[str, ...] = ()
         current = path
         for _ in range(_MAX_SCRIPTS + 1):
             head = self._head(current)
             if is_elf(head):
-                return current, prefix
+                real = behind(self._root, current)
+                name = current if real is None else called(self._root, current, real)
+                named = (name, *prefix[1:]) if prefix else ()
+                return _Target(real or current, name, path if prefix else name, named)
             shebang = parse_shebang(head, current)
             self._add(Role.SCRIPT, current)
             rest = prefix or (current,)

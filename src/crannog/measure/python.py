@@ -1,9 +1,9 @@
 """What a CPython interpreter loads and runs before the script that it is given.
 
 Decides which executable is a Python, where its library tree and site directories are, and which
-files there change every start: `pyvenv.cfg`, `sitecustomize`, `usercustomize`, `.pth`, `._pth`, and
-the extension modules of its own library. The tree's other modules are the base fspf's job, an
-application's own code is its fspf's.
+files there change every start: `pyvenv.cfg`, `pybuilddir.txt`, `sitecustomize`, `usercustomize`,
+`.pth`, `._pth`, and the extension modules of its own library. The tree's other modules are the base
+fspf's job, an application's own code is its fspf's.
 
 Source: CPython's `Modules/getpath.py` and `Lib/site.py`, 3.8 to 3.14, and Debian's `site.py`.
 """
@@ -30,7 +30,7 @@ class Python(NamedTuple):
         executable: the path it is started by, links not followed.
         trees: its standard library's directories, by prefix and exec prefix.
         sites: directories whose `.pth` files are run, in the virtual environment first.
-        configurations: where `pyvenv.cfg` and `._pth` files are looked for.
+        configurations: where `pyvenv.cfg`, `pybuilddir.txt` and `._pth` files are looked for.
     """
 
     executable: str
@@ -67,6 +67,8 @@ def find_python(
             if base:
                 starts = [base]
             break
+    # Names a build tree whose library would be taken; looked for where the search begins.
+    configurations += [f"{start}/pybuilddir.txt" for start in dict.fromkeys((*starts, here))]
     # As getpath: from the real file, or from where the virtual environment says its base is.
     trees = _library_trees(root, starts) or _library_trees(root, [here])
     sites = list(_site_directories(root, trees, environment, home))

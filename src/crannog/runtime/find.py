@@ -7,6 +7,7 @@ import stat
 from collections.abc import Mapping
 
 from crannog.errors import Error
+from crannog.measure.front import behind
 
 EXIT_NOT_EXECUTABLE = 126  # as env(1) and every shell
 EXIT_NOT_FOUND = 127
@@ -50,6 +51,28 @@ def find_program(name: str, environment: Mapping[str, str]) -> str:
     raise refused or NotFound(
         f"command {name!r} is not on PATH", hint="give its absolute path, or set PATH"
     )
+
+
+def executed(path: str) -> str:
+    """The file that is executed for a program at `path`, of a start that measures nothing.
+
+    An interpreter behind a front takes the front's place (`measure.front`); a front would start
+    another launcher.
+    """
+    return behind(_Disk(), path) or path
+
+
+class _Disk:
+    """This system's files, as `measure.front` asks for them."""
+
+    def canonical(self, path: str) -> str | None:
+        try:
+            return os.path.realpath(path, strict=True)
+        except OSError:
+            return None
+
+    def is_regular(self, path: str) -> bool:
+        return os.path.isfile(path)
 
 
 def _usable(path: str, name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from crannog.errors import Misconfigured, StorageFailed, Unsupported
-from crannog.runtime.find import find_program
+from crannog.runtime.find import executed, find_program
 from crannog.runtime.log import Log
 from crannog.runtime.plan import Start, ends_at_once, plain_program
 from crannog.runtime.settings import Mode, Settings
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from crannog.runtime.supervisor.world import World
 
 _FSPF_LIMIT = 1 << 30  # bytes; 100,000 files have about 30 MiB
-_COERCED = ("LC_CTYPE", "C.UTF-8")
 
 
 def announce_mode(settings: Settings, log: Log) -> None:
@@ -81,10 +80,10 @@ def start_plain(
         log.warn(reason)
     from crannog.runtime.spawn import run_child, run_in_place
 
-    program = plain_program(argv, _as_found(environment), None)
+    program = plain_program(argv, environment, None)
     if start is Start.IN_PLACE:
-        run_in_place(path, program)
-    return run_child(program, path)
+        run_in_place(executed(path), program)
+    return run_child(program, executed(path))
 
 
 def start_shielded(
@@ -123,7 +122,7 @@ def start_shielded(
         measured=natives.native,
     )
     root.close()
-    program = plain_program(argv, _as_found(environment), natives)
+    program = plain_program(argv, environment, natives)
     return _run_shielded(program._replace(pwd=os.getcwd()), natives.executable, world)
 
 
@@ -142,7 +141,7 @@ def start_attested(
     measuring = Ahead(lambda: _measure(settings, path))
     try:
         # While the files are hashed: these take as long.
-        from crannog.measure.launcher import launcher_digest
+        from crannog.measure.launcher import own_digest
         from crannog.runtime.attest import Proof, get_configuration
         from crannog.runtime.plan import attested_program
     finally:
@@ -153,8 +152,7 @@ def start_attested(
     for entry in measurement.entries:
         digest = "absent" if entry.digest is None else entry.digest.hex()
         log.debug(f"measured {entry.role.name.lower()} {entry.path}: {digest}")
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    proof = Proof(bytes.fromhex(measurement.mrenclave), launcher_digest(package))
+    proof = Proof(bytes.fromhex(measurement.mrenclave), own_digest())
     configuration = get_configuration(settings, proof, log)
     program = attested_program(configuration, measurement)
     for warning in program.warnings:
@@ -176,6 +174,7 @@ def attested_world(
     """What the program sees over the disk, or None where nothing needs the file shield.
 
     SCONE_ALLOW_DLOPEN below 2 needs it (A): what is loaded natively is looked at as it is mapped.
+    So does an image's base fspf (A), whose bytes are those that were measured.
 
     Raises:
         Misconfigured: the session's fspf is not there, or a file is injected over what was
@@ -184,7 +183,9 @@ def attested_world(
     """
     _keep_measured(configuration, measurement)
     reference = configuration.fspf
-    if reference is None and not configuration.files and settings.allow_dlopen >= 2:
+    base = measurement.base
+    unseen = reference is None and not configuration.files and base is None
+    if unseen and settings.allow_dlopen >= 2:
         return None
     fspf = None
     if reference is not None:
@@ -200,10 +201,15 @@ def attested_world(
         from crannog.shield.fspf import open_fspf
 
         fspf = open_fspf(sealed, key=reference.key, tag=reference.tag)
+    if base is not None:
+        from crannog.shield.fspf import open_plain
+
+        opened = open_plain(base)
     from crannog.runtime.supervisor.world import InjectedFile, World
 
     return World(
         fspf=fspf,
+        base=None if base is None else opened,
         files=tuple(
             InjectedFile(file.path.encode("utf-8"), file.content, file.mode)
             for file in configuration.files
@@ -337,18 +343,3 @@ def _input_is_null() -> bool:
     except OSError:
         return True  # closed
     return status.st_rdev == null.st_rdev and status.st_rdev != 0
-
-
-def _as_found(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """The host's environment without what Python put there for itself (PEP 538)."""
-    name, value = _COERCED
-    if environment.get(name) != value:
-        return environment
-    try:
-        with open("/proc/self/environ", "rb") as file:
-            original = file.read()
-    except OSError:
-        return environment
-    if f"{name}={value}".encode() in original.split(b"\0"):
-        return environment
-    return {key: kept for key, kept in environment.items() if key != name}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from crannog.errors import Misconfigured
 from crannog.measure.defaults import DEFAULT_HOME, DEFAULT_PATH
+from crannog.measure.front import place_behind
 from crannog.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,8 +79,11 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
     """The session's program: its argv and environment, nothing of the host's.
 
     A bare `argv[0]` becomes the measured absolute path (A): an interpreter that searches PATH for
-    itself would take another one's library. For a script the `#!` line's interpreter and the
-    script's path take `argv[0]`'s place, as the kernel does.
+    itself would take another one's library. A Python always gets that path, since it looks for its
+    library and its `pyvenv.cfg` from `argv[0]`, and what lies beside another name was not measured.
+    For a script the `#!` line's interpreter and the script's path take `argv[0]`'s place, as the
+    kernel does. Where a Python was measured and the command begins with the path of something else,
+    that is a script which the Python runs: a `#!` line leads to the launcher in a curated image.
 
     Raises:
         Misconfigured: the configuration sets SCONE_CONFIG_ID, or has no argv.
@@ -96,19 +100,27 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
     environment.setdefault("HOME", DEFAULT_HOME)
     first, *rest = map(_native, configuration.argv)
     warnings: list[str] = []
-    if _stem(first) != _stem(measurement.program):
+    same = _stem(first) == _stem(measurement.program)
+    script = measurement.python and not measurement.prefix and "/" in first and not same
+    if script:
+        argv: tuple[str, ...] = (measurement.program, first, *rest)
+    elif measurement.prefix:
+        argv = (*measurement.prefix, *rest)
+    elif measurement.python or "/" not in first:
+        argv = (measurement.program, *rest)
+    else:
+        argv = (first, *rest)
+    if not same and not script:
         warnings.append(
             f"the session's command names {first[:200]!r}; what runs is the measured "
             f"{measurement.program}, with the rest of the command"
+            + ("; a script is named by its path" if measurement.python else "")
         )
-    elif "/" in first and first != measurement.program:
+    elif same and "/" in first and not _leads_to(first, measurement.program):
         warnings.append(
-            f"argv[0] is {first[:200]!r} and what runs is the measured {measurement.program}"
+            f"argv[0] is {argv[0][:200]!r} and what runs is the measured {measurement.program}"
+            + (f", the session's command begins with {first[:200]!r}" if argv[0] != first else "")
         )
-    if measurement.prefix:
-        argv = (*measurement.prefix, *rest)
-    else:
-        argv = (first if "/" in first else measurement.program, *rest)
     return Program(argv, environment, _native(configuration.pwd or "/"), tuple(warnings))
 
 
@@ -127,6 +139,12 @@ def plain_program(
 def _stem(path: str) -> str:
     """A program's name without its version: python3 and python3.11 are both python."""
     return os.path.basename(path).rstrip("0123456789.")
+
+
+def _leads_to(name: str, program: str) -> bool:
+    """Whether it is the measured program's path, or lies where that program's front is."""
+    directory = os.path.dirname(name)
+    return program in (name, place_behind(f"{directory}/{os.path.basename(program)}"))
 
 
 def _native(text: str) -> str:

@@ -82,9 +82,35 @@ def test_path_and_home_of_the_session_stay() -> None:
 
 
 def test_argv0_with_a_slash_stays_and_is_said() -> None:
-    found = attested_program(configuration("/opt/python3", "x"), measurement())
-    assert found.argv == ("/opt/python3", "x")
+    measured = measurement("/usr/sbin/nginx")._replace(python=False)
+    found = attested_program(configuration("/opt/nginx", "x"), measured)
+    assert found.argv == ("/opt/nginx", "x")
     assert found.warnings
+
+
+def test_python_is_called_what_was_measured_whatever_path_the_session_names() -> None:
+    # What lies beside the session's path (pyvenv.cfg, a library above it) was not measured.
+    found = attested_program(configuration("/opt/venv/bin/python3", "x"), measurement())
+    assert found.argv == ("/usr/bin/python3", "x")
+    assert "/opt/venv/bin/python3" in found.warnings[0]
+
+
+def test_the_name_of_the_front_is_not_worth_a_word() -> None:
+    measured = measurement("/usr/libexec/crannog/python3.11")
+    for name in ("python3", "/usr/bin/python3", "/usr/bin/python3.11"):
+        found = attested_program(configuration(name, "x"), measured)
+        assert (found.argv, found.warnings) == (("/usr/libexec/crannog/python3.11", "x"), ())
+
+
+def test_a_script_named_by_its_path_is_run_by_the_measured_python() -> None:
+    found = attested_program(configuration("/usr/local/bin/gunicorn", "app:app"), measurement())
+    assert found.argv == ("/usr/bin/python3", "/usr/local/bin/gunicorn", "app:app")
+    assert found.warnings == ()
+
+
+def test_a_script_without_its_path_is_said() -> None:
+    found = attested_program(configuration("gunicorn", "app:app"), measurement())
+    assert "named by its path" in found.warnings[0]
 
 
 def test_command_that_names_another_program_is_said() -> None:

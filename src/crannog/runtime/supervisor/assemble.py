@@ -69,7 +69,8 @@ def _load_what_serving_needs(world: World) -> None:
 
     The launcher's own files may have become another's to read, or to change, by then.
     """
-    regions = tuple(world.fspf.regions) if world.fspf is not None else ()
+    opened = [fspf for fspf in (world.fspf, world.base) if fspf is not None]
+    regions = [region for fspf in opened for region in fspf.regions]
     if any(region.protection is Protection.AUTHENTICATED for region in regions):
         importlib.import_module("hashlib")  # a start without such a region does not pay for it
 

@@ -70,6 +70,10 @@ class Loading:
         """Whether there is anything to refuse, and so to ask for."""
         return self._level < _ANYTHING
 
+    def is_measured(self, status: os.stat_result) -> bool:
+        """Whether a native file is a measured one, in the state in which it was measured."""
+        return _state(status) in self._measured
+
     def may_run(self, path: bytes, status: os.stat_result) -> bool:
         """Whether a native ELF file may be executed, or be a program's loader."""
         if not self.enforced or _state(status) in self._measured:

@@ -8,7 +8,8 @@ refused: what is neither a script nor a program of this machine, too, since a ha
 would run it.
 
 Decided here, in this order:
-(1) where the path leads, and for what is virtual whether the caller may execute it;
+(1) where the path leads, and for what is virtual whether the caller may execute it; a front
+    (`measure.front`) is the measured interpreter behind it, and not executed itself;
 (2) which interpreters its `#!` lines name, at most five in a row, each where it leads;
 (3) which loader the program at the end names, and where that leads;
 (4) below SCONE_ALLOW_DLOPEN=2: that program and loader, where native, are measured.
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from crannog.errors import Unavailable
 from crannog.linux import ptrace
 from crannog.linux.notify import Gone
+from crannog.measure.front import place_behind
 from crannog.runtime.supervisor import programs, rights
 from crannog.runtime.supervisor.made import Identity, MadePrograms
 from crannog.runtime.supervisor.resolve import Found, Where
@@ -73,6 +75,9 @@ class NativeRule(Protocol):
 
     def may_run(self, path: bytes, status: os.stat_result) -> bool:
         """Whether the file may be executed; says why not where it may not."""
+
+    def is_measured(self, status: os.stat_result) -> bool:
+        """Whether it is a measured file, as it was measured."""
 
 
 class _Source(NamedTuple):
@@ -326,6 +331,9 @@ class Executables:
             flags |= os.O_NOFOLLOW  # all links were followed in the walk
         if found.through:
             asker.granted(found)
+        interpreter = self._open_behind(found)
+        if interpreter is not None:
+            return interpreter
         if not stat.S_ISREG(os.stat(found.path).st_mode):  # to open a device may do something
             raise OSError(errno.EACCES, "not a regular file")
         try:
@@ -359,6 +367,25 @@ class Executables:
                 os.close(descriptor)
                 raise OSError(errno.EACCES, "permission denied")
         return _Source(found, descriptor, status)
+
+    def _open_behind(self, found: Found) -> _Source | None:
+        """The measured interpreter behind the front that `found` is; None where it is none.
+
+        A front would start another launcher where the environment asks for one, and is no measured
+        file. Executed by descriptor, so that the kernel does not look at the front.
+        """
+        if self.rule is None or found.path.startswith(b"/proc/"):
+            return None
+        path = os.fsencode(place_behind(os.fsdecode(found.path)))
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or not self.rule.is_measured(status):
+            os.close(descriptor)
+            return None
+        return _Source(Found(Where.DISK, path, through=True), descriptor, status)
 
     def _check_native(self, source: _Source) -> None:
         if source.found.where is not Where.DISK:

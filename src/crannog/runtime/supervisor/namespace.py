@@ -13,10 +13,12 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from crannog.errors import Unsupported
+from crannog.errors import Misconfigured, Unsupported
 from crannog.runtime.supervisor.world import InjectedFile, World
+from crannog.shield.fspf import Fspf
+from crannog.shield.layers import Layers, layer, refuse_guarded
 from crannog.shield.model import DirectoryEntry, Entry, Kind, Region
-from crannog.shield.paths import canonical, join, parent, printable
+from crannog.shield.paths import canonical, is_below, join, parent, printable
 
 
 class Owner(NamedTuple):
@@ -46,6 +48,8 @@ class Namespace:
 
     Raises:
         Unsupported: an unprotected region whose files are elsewhere on disk.
+        Misconfigured: a region or an injected file would take the place of what the base fspf
+            protects, by whatever name.
         crannog.errors.FormatError: an injected file's path is not canonical.
     """
 
@@ -62,9 +66,11 @@ class Namespace:
     def __init__(
         self, world: World, owner: Owner, real_directory: Callable[[bytes], bytes]
     ) -> None:
-        self.fspf = world.fspf
+        self.fspf: Fspf | Layers | None = world.fspf
+        if world.base is not None:
+            self.fspf = layer(world.base, world.fspf)
         self._owner = owner
-        regions = tuple(world.fspf.regions) if world.fspf is not None else ()
+        regions = tuple(self.fspf.regions) if self.fspf is not None else ()
         for region in regions:
             _refuse_moved(region)
         self.injected: dict[bytes, InjectedFile] = {}
@@ -79,12 +85,40 @@ class Namespace:
         self._real_parents: dict[bytes, bytes] = {}
         self._aliases: dict[bytes, bytes] = {}
         for path in self._points:
-            real = real_directory(parent(path))
+            real = parent(path)
+            if not (isinstance(self.fspf, Layers) and self.fspf.is_guarded(real)):
+                real = real_directory(real)  # the disk is not asked inside the base's regions
             self._real_parents[path] = real
-            alias = join(real, path.rpartition(b"/")[2])
+            alias = self._real(path)
             if alias != path:
                 self._aliases[alias] = path
+        if isinstance(self.fspf, Layers):
+            self._keep_base(self.fspf)
         self._leading = _leading(self._points, self._aliases)
+
+    def _keep_base(self, layers: Layers) -> None:
+        """(A) Nothing begins in the base's regions but what is its own, by any name of either."""
+        real = {self._real(path): path for path in layers.guarded}
+        for path, point in self._points.items():
+            if path in layers.guarded:
+                continue
+            what = f"region {printable(path)} of the session's fspf"
+            if isinstance(point, InjectedFile):
+                what = f"injected file {printable(path)}"
+                if any(is_below(each, path) for each in (*layers.guarded, *real)):
+                    raise Misconfigured(
+                        f"{what} hides the interpreter's library, which the image's base fspf"
+                        " protects",
+                        hint="inject it elsewhere",
+                    )
+            refuse_guarded(layers, path, what)
+            name = self._real(path)
+            for there, literal in real.items():
+                if is_below(name, there):
+                    refuse_guarded(layers, join(literal, name[len(there) :].lstrip(b"/")), what)
+
+    def _real(self, point: bytes) -> bytes:
+        return join(self._real_parents[point], point.rpartition(b"/")[2])
 
     def point_of(self, path: bytes) -> bytes | None:
         """The embed point or injected file that begins at `path`, literal or real; or None."""

@@ -36,9 +36,11 @@ class World(NamedTuple):
         allow_dlopen: the value of `SCONE_ALLOW_DLOPEN`; 2 and above allows every ELF object.
         measured: the files in the program's measurement, which may be loaded from unprotected
             places whatever `allow_dlopen` says.
+        base: the image's base fspf, which nothing of the others weakens; None where there is none.
     """
 
     fspf: Fspf | None = None
     files: tuple[InjectedFile, ...] = ()
     allow_dlopen: int = 2
     measured: tuple[MeasuredFile, ...] = ()
+    base: Fspf | None = None
