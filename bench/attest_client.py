@@ -25,6 +25,7 @@ from crannog.exchange.configuration import Configuration
 from crannog.levels import Level
 from crannog.transport.address import Address, parse_address
 from crannog.transport.connect import connect
+from crannog.transport.names import resolve
 from crannog.transport.stream import Deadline
 from crannog.transport.tls import client_context, client_stream, fresh_identity
 
@@ -46,7 +47,7 @@ class Client:
     def attest(self) -> None:
         """One whole attestation; raises our errors."""
         deadline = Deadline.after(60)
-        stream = client_stream(self._context, connect(self._cas, deadline, "CAS"), None)
+        stream = client_stream(self._context, connect(self._cas, deadline, "CAS", resolve), None)
         try:
             stream.handshake(deadline)
             server_key = stream.peer_key() or b""

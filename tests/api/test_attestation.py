@@ -14,6 +14,7 @@ from crannog.levels import Level
 from crannog.transport.client import REFUSED, Wanted, attest
 from crannog.transport.connect import connect
 from crannog.transport.log import Sparse
+from crannog.transport.names import resolve
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import (
     Identity,
@@ -32,7 +33,7 @@ class Peer:
     def __init__(self, cas: Cas, identity: Identity | None = None) -> None:
         identity = identity or fresh_identity()
         self.deadline = Deadline.after(20)
-        sock = connect(cas.enclave, self.deadline, "CAS")
+        sock = connect(cas.enclave, self.deadline, "CAS", resolve)
         self.stream: TlsStream = client_stream(client_context(identity), sock, None)
         self.stream.handshake(self.deadline)
         self.channel = Channel(
@@ -256,7 +257,9 @@ def test_a_cas_that_is_not_the_pinned_one_gets_no_evidence(shared: Cas, tmp_path
 
 def test_a_launcher_without_a_certificate_is_refused(shared: Cas) -> None:
     deadline = Deadline.after(10)
-    stream = client_stream(client_context(None), connect(shared.enclave, deadline, "CAS"), None)
+    stream = client_stream(
+        client_context(None), connect(shared.enclave, deadline, "CAS", resolve), None
+    )
 
     def speak() -> None:
         # In TLS 1.3 the client's handshake ends before the server has seen its certificate.

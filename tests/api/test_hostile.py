@@ -18,6 +18,7 @@ from crannog.exchange.attestation import AttestationClient
 from crannog.transport.address import Address
 from crannog.transport.connect import connect
 from crannog.transport.http_client import HttpClient
+from crannog.transport.names import resolve
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import client_context, client_stream, fresh_identity
 from tests.api.helpers import SESSION, Cas, running, together
@@ -51,7 +52,7 @@ def _client_hello() -> bytes:
 
 def _tls(address: Address) -> tuple[TlsStream, Deadline]:
     deadline = Deadline.after(20)
-    sock = connect(address, deadline, "CAS")
+    sock = connect(address, deadline, "CAS", resolve)
     stream = client_stream(client_context(fresh_identity()), sock, None)
     stream.handshake(deadline)
     return stream, deadline
@@ -347,7 +348,7 @@ def test_stopping_ends_idle_connections_and_finishes_open_requests(tmp_path: Pat
         assert idle.receive(deadline) == b""
     idle.close()
     with pytest.raises(Unavailable, match="refused"):
-        connect(address, Deadline.after(5), "CAS")
+        connect(address, Deadline.after(5), "CAS", resolve)
 
 
 def test_a_session_whose_hash_was_returned_is_there_after_a_stop(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from crannog.cas.api.routes import route
 from crannog.errors import Error, Unavailable
 from crannog.transport.connect import connect
 from crannog.transport.http_client import HttpClient
+from crannog.transport.names import resolve
 from crannog.transport.stream import Deadline
 from crannog.transport.tls import client_context, client_stream
 from tests.api.helpers import SESSION, Cas, running
@@ -55,7 +56,7 @@ def cas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cas]:
 @given(data=_requests)
 def test_any_bytes_on_8081_are_answered_or_closed(cas: Cas, data: bytes) -> None:
     deadline = Deadline.after(20)
-    stream = client_stream(client_context(None), connect(cas.api, deadline, "CAS"), None)
+    stream = client_stream(client_context(None), connect(cas.api, deadline, "CAS", resolve), None)
     answer = b""
     try:
         stream.handshake(deadline)

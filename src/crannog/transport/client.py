@@ -22,6 +22,7 @@ from crannog.exchange.attestation import (
 from crannog.exchange.configuration import Configuration
 from crannog.exchange.refusal import Refusal, refusal_error
 from crannog.transport.address import Address
+from crannog.transport.names import resolve
 from crannog.transport.retry import ONCE, Retry, with_retry
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import Pin, client_context, fresh_identity
@@ -100,6 +101,7 @@ def _open(cas: Address, pin: Pin | None, deadline: Deadline) -> tuple[TlsStream,
         deadline,
         what="CAS",
         hint="is this address the CAS's port for programs (18765)?",
+        resolve=resolve,
     )
     return stream, identity.public_key()
 

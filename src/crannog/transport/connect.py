@@ -7,36 +7,39 @@ import socket
 
 from crannog.errors import Unavailable
 from crannog.transport.address import Address
+from crannog.transport.names import Resolve
 from crannog.transport.stream import Deadline, TimedOut
 
 
-def connect(address: Address, deadline: Deadline, what: str) -> socket.socket:
+def connect(address: Address, deadline: Deadline, what: str, resolve: Resolve) -> socket.socket:
     """A connected socket, tried over every address that the name resolves to.
 
     Args:
         address: whom.
-        deadline: until when; resolution itself is bounded by the system's resolver.
+        deadline: until when, the resolution included; each address gets its share of what is left.
         what: names the peer in errors: `CAS`, `LAS`.
+        resolve: from the name to addresses.
 
     Raises:
         Unavailable: resolution failed, refused, unreachable, or timed out.
+        Misconfigured: what should be a name cannot be one.
     """
     try:
-        candidates = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+        endpoints = resolve(address, deadline)
+    except Unavailable as error:
         raise Unavailable(
             f"resolution of {what} address {address} failed",
             hint=f"is the name right, and is there a {what}?",
         ) from error
     last: Unavailable | None = None
-    for family, kind, protocol, _, target in candidates:
+    for position, (family, target) in enumerate(endpoints):
         try:
-            sock = socket.socket(family, kind, protocol)
+            sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
             last = Unavailable(f"cannot connect to {what} at {address}: {error.strerror}")
             continue
         try:
-            sock.settimeout(max(deadline.left(), 0.001))
+            sock.settimeout(max(deadline.left() / (len(endpoints) - position), 0.001))
             sock.connect(target)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except TimeoutError:

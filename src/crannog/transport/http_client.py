@@ -15,6 +15,7 @@ from crannog.errors import FormatError, TooLarge, Unavailable
 from crannog.transport.address import Address
 from crannog.transport.retry import ONCE, Retry, with_retry
 from crannog.transport.stream import Deadline, TlsStream
+from crannog.transport.system_names import resolve_by_system
 from crannog.transport.tls import Identity, Pin, client_context
 from crannog.transport.tls_client import open_tls
 
@@ -101,6 +102,7 @@ class HttpClient:
             Deadline.after(self._seconds),
             what=self._what,
             hint="is this address the CAS's port for clients (8081)?",
+            resolve=resolve_by_system,
         )
 
 

@@ -12,6 +12,7 @@ from crannog.exchange.las import LasClient, LasClientEvent, Noted, Quoted, Quote
 from crannog.exchange.refusal import Refusal, refusal_error
 from crannog.transport.address import LAS_PORT, Address, parse_address
 from crannog.transport.connect import connect, connect_unix
+from crannog.transport.names import resolve
 from crannog.transport.stream import Deadline, SocketStream
 
 DEFAULT_SECONDS = 10.0
@@ -56,7 +57,7 @@ class LasConnection:
         if isinstance(address, UnixAddress):
             sock = connect_unix(address.path, self._deadline, "LAS")
         else:
-            sock = connect(address, self._deadline, "LAS")
+            sock = connect(address, self._deadline, "LAS", resolve)
         self._stream = SocketStream(sock)
         self._client = LasClient()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from crannog.errors import Unavailable
 from crannog.transport.address import Address, is_numeric
 from crannog.transport.connect import connect
+from crannog.transport.names import Resolve
 from crannog.transport.stream import Deadline, TlsStream
 from crannog.transport.tls import Pin, check_server, client_stream, now_utc
 
@@ -22,6 +23,7 @@ def open_tls(
     *,
     what: str,
     hint: str,
+    resolve: Resolve,
 ) -> TlsStream:
     """A connection after its handshake, to the pinned server where there is a pin.
 
@@ -34,12 +36,13 @@ def open_tls(
         deadline: for all of it.
         what: names the server in errors.
         hint: for who meets something that does not speak TLS.
+        resolve: from the address's name to numbers.
 
     Raises:
         Unavailable: not reached, or no TLS was spoken.
         Denied: not the pinned server.
     """
-    sock = connect(address, deadline, what)
+    sock = connect(address, deadline, what, resolve)
     name = None if is_numeric(address.host) else address.host
     try:
         stream = client_stream(context, sock, name)

@@ -9,19 +9,21 @@ from crannog.errors import Misconfigured, Unavailable
 from crannog.transport.address import Address
 from crannog.transport.connect import connect, connect_unix
 from crannog.transport.listener import tcp_socket, unix_socket
+from crannog.transport.names import Names, resolve
 from crannog.transport.stream import Deadline, SocketStream, TimedOut
 
 
-def test_a_name_that_does_not_resolve_is_named() -> None:
+def test_a_name_that_does_not_resolve_is_named(tmp_path: Path) -> None:
+    nobody = Names(str(tmp_path), port=1).resolve
     with pytest.raises(Unavailable, match=r"resolution of CAS address cas\.invalid:18765 failed"):
-        connect(Address("cas.invalid", 18765), Deadline.after(5), "CAS")
+        connect(Address("cas.invalid", 18765), Deadline.after(5), "CAS", nobody)
 
 
 def test_a_refused_connection_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(Unavailable, match=f"cannot connect to LAS at 127.0.0.1:{port}: .*refused"):
-        connect(Address("127.0.0.1", port), Deadline.after(5), "LAS")
+        connect(Address("127.0.0.1", port), Deadline.after(5), "LAS", resolve)
 
 
 def test_a_socket_that_is_not_there_is_named(tmp_path: Path) -> None:
