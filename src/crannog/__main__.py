@@ -27,16 +27,16 @@ def _dispatch(argv: list[str], *, program: str) -> int:
         gc.disable()  # until the program runs: nothing that a start makes is garbage
         from crannog.runtime.command import run_command
 
-        _leave(run_command(argv[2:], program=program))
+        leave(run_command(argv[2:], program=program))
     from crannog.cli.main import run_cli
 
     return run_cli(argv[1:], program=program)
 
 
-def _leave(status: int) -> NoReturn:
-    """End without what the interpreter would still put in order, which takes 15 ms.
+def leave(status: int) -> NoReturn:
+    """End a launcher without what the interpreter would still put in order, which takes 15 ms.
 
-    The launcher has written what it says by then, and has nothing else that outlives it.
+    It has written what it says by then, and has nothing else that outlives it.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

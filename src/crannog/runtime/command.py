@@ -30,6 +30,7 @@ from crannog.runtime.log import Log
 from crannog.runtime.plan import Start, choose
 from crannog.runtime.settings import Settings, read_settings
 
+_COERCED = ("LC_CTYPE", "C.UTF-8")
 _USAGE = """\
 Usage: {program} run [--] COMMAND [ARGUMENT]...
 
@@ -58,12 +59,15 @@ usage.
 """
 
 
-def run_command(argv: Sequence[str], *, program: str) -> int:
+def run_command(
+    argv: Sequence[str], *, program: str, environment: Mapping[str, str] | None = None
+) -> int:
     """Run the launcher.
 
     Args:
         argv: what came after `run`.
         program: how the command line was called, for the usage text.
+        environment: what the launcher was started with, where that is not this process's own.
 
     Returns:
         The exit status. Does not return where the program takes the launcher's place.
@@ -83,7 +87,7 @@ def run_command(argv: Sequence[str], *, program: str) -> int:
     if not command:
         _put(2, f"{program}: error: no command\n{program}: hint: {program} run --help\n")
         return EXIT_USAGE
-    return _run(command, os.environ)
+    return _run(command, _as_found(os.environ) if environment is None else environment)
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -184,6 +188,21 @@ def _put(descriptor: int, text: str) -> bool:
         Log().error(f"cannot write the usage: {error.strerror}")
         return False
     return True
+
+
+def _as_found(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The host's environment without what Python put there for itself (PEP 538)."""
+    name, value = _COERCED
+    if environment.get(name) != value:
+        return environment
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            original = file.read()
+    except OSError:
+        return environment
+    if f"{name}={value}".encode() in original.split(b"\0"):
+        return environment
+    return {key: kept for key, kept in environment.items() if key != name}
 
 
 def _rest(error: Error, log: Log) -> None:
