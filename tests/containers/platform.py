@@ -1,0 +1,37 @@
+"""A development platform that containers of every engine can reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crannog.testing.platform import DevelopmentPlatform
+from tests.containers.rig import Engine
+
+
+class ReachablePlatform(DevelopmentPlatform):
+    """CAS and LAS on all of the host's addresses; `options` are for containers."""
+
+    def __init__(self, directory: Path, *, free_ports: bool = True) -> None:
+        super().__init__(directory, listen="0.0.0.0", free_ports=free_ports)
+
+    def cas_address(self, engine: Engine) -> str:
+        """HOST:PORT of the CAS for programs, from a container."""
+        return _from_container(self.cas_enclave, engine)
+
+    def las_address(self, engine: Engine) -> str:
+        """HOST:PORT of the LAS from a container."""
+        return _from_container(self.las, engine)
+
+    def options(self, engine: Engine, config_id: str, **more: str) -> tuple[str, ...]:
+        """The options of `run` that make a container's program attest here; `more` variables."""
+        variables = {
+            "SCONE_CAS_ADDR": self.cas_address(engine),
+            "SCONE_LAS_ADDR": self.las_address(engine),
+            "SCONE_CONFIG_ID": config_id,
+            **more,
+        }
+        return tuple(f"--env={name}={value}" for name, value in variables.items())
+
+
+def _from_container(address: str, engine: Engine) -> str:
+    return f"{engine.gateway}:{address.rpartition(':')[2]}"

@@ -1,0 +1,57 @@
+"""Podman's settings for the tests: two files, named by environment variables."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from pathlib import Path
+
+_BACKEND = Path("/usr/lib/podman/netavark")
+
+
+def write_settings(directory: Path, registry: str) -> dict[str, str]:
+    """Write both files into `directory`; the variables that name them."""
+    containers = directory / "containers.conf"
+    containers.write_text(
+        "[containers]\n"
+        f"default_ulimits = {_limits()}\n"
+        "[engine]\n"
+        + ('runtime = "runc"\n' if shutil.which("runc") else "")
+        + ('cgroup_manager = "cgroupfs"\n' if not Path("/run/systemd/system").exists() else "")
+        + 'events_logger = "file"\n'
+        + ('[network]\nnetwork_backend = "netavark"\n' if _BACKEND.exists() else "")
+    )
+    registries = directory / "registries.conf"
+    registries.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
+    return {"CONTAINERS_CONF": str(containers), "CONTAINERS_REGISTRIES_CONF": str(registries)}
+
+
+def write_docker_shim(directory: Path) -> Path:
+    """A `docker` that is Podman, as the package podman-docker makes one; its directory."""
+    directory.mkdir()
+    shim = directory / "docker"
+    shim.write_text(f'#!/bin/sh\nexec {shutil.which("podman")} "$@"\n')
+    shim.chmod(0o755)
+    return directory
+
+
+def _limits() -> str:
+    wanted = {
+        "nofile": (resource.RLIMIT_NOFILE, 1024, 4096),
+        "nproc": (resource.RLIMIT_NPROC, 1024, 2048),
+    }
+    found = []
+    for name, (which, soft, hard) in wanted.items():
+        allowed = resource.getrlimit(which)[1]
+        if allowed != resource.RLIM_INFINITY:
+            hard = min(hard, allowed)
+        found.append(f'"{name}={min(soft, hard)}:{hard}"')
+    return f"[{', '.join(found)}]"
+
+
+def settings_in_force(settings: dict[str, str]) -> dict[str, str | None]:
+    """Put `settings` into this process's environment; what was there before."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    return before
