@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import attesting, protecting, shield_files, starting
+from bench import attesting, containers, protecting, shield_files, starting
 from bench.report import Row, Skipped, print_table, write_json
 from bench.tools import CannotMeasure
 
@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[[], list[Row]]] = {
     "attest": attesting.attesting,
     "addf-large": protecting.large,
     "addf-small": protecting.small,
+    "containers": containers.containers,
 }
 
 

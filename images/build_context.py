@@ -27,8 +27,8 @@ def write_context(
         stream: where to; never read or sought.
         sources: a directory of the repository: Containerfile and what it copies. Modes are 0644 or
             0755, whatever the checkout's umask was, and caches are left out.
-        trees: name in the context, such as `rootfs/crannog`, and the directory that lies there,
-            with its modes; None is an empty directory.
+        trees: name in the context, such as `rootfs/crannog`, and the directory or file that lies
+            there, with its modes; None is an empty directory.
         epoch: the time of every entry, in seconds since 1970.
 
     Raises:
@@ -44,6 +44,9 @@ def write_context(
                 _add(archive, name, path, epoch, mode)
             made: set[str] = set()
             for prefix, tree in sorted(trees.items()):
+                if tree is not None and tree.is_file():
+                    _add(archive, prefix, tree, epoch)
+                    continue
                 _parents(archive, prefix, made, epoch)
                 for name, path in _walk(tree) if tree is not None else ():
                     _add(archive, f"{prefix}/{name}", path, epoch)
