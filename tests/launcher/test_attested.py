@@ -247,6 +247,20 @@ def test_descriptors_of_the_host_are_closed() -> None:
     assert found.stdout.split() == ["0", "1", "2", "3"], found.stderr  # 3 is ls's own
 
 
+def test_closed_standard_descriptors_are_taken_by_nothing_that_is_opened_later() -> None:
+    script = "read line; test $? = 1 && ! echo out 2>/dev/null && readlink /proc/self/fd/0 >&2"
+    with FakeCas(configure("bash", "-c", script)) as cas:
+        found = subprocess.run(
+            ["sh", "-c", 'exec "$@" <&- >&-', "sh", *LAUNCHER, "/bin/bash"],
+            env=host_environment(**attested(cas)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.splitlines()[-1].startswith("pipe:")
+
+
 def test_program_cannot_dump_core(crannog_run: Run) -> None:
     # 1, since a core_pattern that is a pipe heeds no other limit.
     script = "while read line; do case $line in *core*) echo $line;; esac; done < /proc/self/limits"

@@ -20,9 +20,11 @@ from typing import NamedTuple
 from crannog.errors import Error, Misconfigured, TooLarge, Unavailable
 
 _SYS_OPENAT2 = 437  # the same number on every architecture (asm-generic/unistd.h)
+_RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _SMALL = 1 << 16
+_RENAMES = 16  # beside us, before we give up
 _MAX_LINKS = 40  # MAXSYMLINKS of the kernel
 _HANDLE = os.O_PATH | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -156,6 +158,25 @@ class Root:
         os.close(handle)
         return "/" + "/".join(names)
 
+    def leaves_mount(self, path: str) -> bool:
+        """Whether the way to `path`, links included, leaves the mount that the root lies on.
+
+        A path where nothing is counts by the way to where it ends. True also where that cannot be
+        known: the kernel's answer is the only one, since a device number does not tell mounts of
+        one file system apart. A relative path, a name that led nowhere, does not.
+        """
+        if not path.startswith("/"):
+            return False
+        how = _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_XDEV
+        for _ in range(_RENAMES):
+            found, code = self._openat2(path, how)
+            if found >= 0:
+                os.close(found)
+                return False
+            if code != errno.EAGAIN:
+                return code not in _ABSENT
+        return True
+
     def names(self, path: str) -> tuple[str, ...]:
         """The sorted names in the directory at `path`; empty where there is none."""
         handle = self.handle(path)
@@ -260,23 +281,27 @@ class Root:
 
     def _resolve(self, path: str) -> int:
         if not self._here:
-            how = _OpenHow(_HANDLE, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-            found = _syscall(
-                _SYS_OPENAT2,
-                ctypes.c_int(self._root),
-                os.fsencode(path),
-                ctypes.byref(how),
-                ctypes.c_size_t(ctypes.sizeof(how)),
-            )
+            found, code = self._openat2(path, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
             if found >= 0:
-                return int(found)
-            code = ctypes.get_errno()
+                return found
             if code == errno.EAGAIN:  # a rename beside us made the kernel give up; walk instead
                 return self._walk(path)[0]
             if code not in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
                 raise OSError(code, os.strerror(code))
             self._here = True
         return self._walk(path)[0]
+
+    def _openat2(self, path: str, resolve: int) -> tuple[int, int]:
+        """An O_PATH handle, or -1 and the error's number."""
+        how = _OpenHow(_HANDLE, 0, resolve)
+        found = _syscall(
+            _SYS_OPENAT2,
+            ctypes.c_int(self._root),
+            os.fsencode(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        return int(found), ctypes.get_errno() if found < 0 else 0
 
     def _walk(self, path: str) -> tuple[int, list[str]]:
         """Resolve component by component; returns an O_PATH handle and the canonical names.

@@ -6,9 +6,9 @@ to its module. Nothing heavy is imported before the way that needs it is taken.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crannog.runtime.plan import Program
     from crannog.runtime.supervisor.world import World
 
+_NULL = os.makedev(1, 3)  # by its number: /dev is the image's
 _FSPF_LIMIT = 1 << 30  # bytes; 100,000 files have about 30 MiB
 
 
@@ -90,6 +91,8 @@ def start_shielded(
     settings: Settings, argv: Sequence[str], environment: Mapping[str, str], log: Log
 ) -> int:
     """Unattested under the file shield: SCONE_FSPF and its companions, for debugging."""
+    from crannog.runtime.descriptors import close_inherited
+
     forbid_dumps()
     close_inherited()
     path = find_program(argv[0], environment)
@@ -130,6 +133,8 @@ def start_attested(
     settings: Settings, argv: Sequence[str], environment: Mapping[str, str], log: Log
 ) -> int:
     """Measure, attest, take the configuration, run the session's program as a child (A)."""
+    from crannog.runtime.descriptors import close_inherited
+
     forbid_dumps()
     close_inherited()
     announce_mode(settings, log)
@@ -138,21 +143,23 @@ def start_attested(
     path = find_program(argv[0], environment)
     from crannog.runtime.ahead import Ahead
 
-    measuring = Ahead(lambda: _measure(settings, path))
+    measuring = Ahead(lambda: _measure_and_locate(settings, path))
     try:
         # While the files are hashed: these take as long.
         from crannog.measure.launcher import own_digest
         from crannog.runtime.attest import Proof, get_configuration
         from crannog.runtime.plan import attested_program
     finally:
-        measurement, root = measuring.result()
+        measurement, root, foreign = measuring.result()
     if settings.version:
         print_version(settings, measurement.mrenclave, log)
     log.info(f"measured {measurement.program}: {measurement.mrenclave}")
     for entry in measurement.entries:
         digest = "absent" if entry.digest is None else entry.digest.hex()
         log.debug(f"measured {entry.role.name.lower()} {entry.path}: {digest}")
-    proof = Proof(bytes.fromhex(measurement.mrenclave), own_digest())
+    if foreign:
+        log.info(f"measured {foreign} is not on the mount of the root directory")
+    proof = Proof(bytes.fromhex(measurement.mrenclave), own_digest(), foreign)
     configuration = get_configuration(settings, proof, log)
     program = attested_program(configuration, measurement)
     for warning in program.warnings:
@@ -279,26 +286,6 @@ def forbid_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def close_inherited() -> None:
-    """Close every descriptor above 2: files that the host opened are not the session's.
-
-    Where 0, 1 or 2 are closed they become /dev/null, or the next file opened would be one of them.
-    """
-    try:
-        # Not up to the limit: it may have been lowered after higher ones were opened.
-        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    else:
-        for descriptor in descriptors:
-            if descriptor > 2:
-                with contextlib.suppress(OSError):  # the listing's own is closed already
-                    os.close(descriptor)
-    while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
-
-
 def _run_shielded(program: Program, executable: str, world: World) -> int:
     from crannog.runtime.init import hold_signals, supervise
     from crannog.runtime.supervisor.run import run_shielded
@@ -329,6 +316,13 @@ def _measure(settings: Settings, path: str) -> tuple[Measurement, Root]:
     return measure_program(root, path, measured), root
 
 
+def _measure_and_locate(settings: Settings, path: str) -> tuple[Measurement, Root, str]:
+    """As `_measure`, with the first measured path that does not lie on the root's own mount."""
+    measurement, root = _measure(settings, path)
+    paths = (entry.path for entry in measurement.entries)
+    return measurement, root, next(filter(root.leaves_mount, paths), "")
+
+
 def _print_version_of(settings: Settings, path: str, log: Log) -> None:
     """SCONE_VERSION=1 of a start that needs no measurement otherwise."""
     if settings.version:
@@ -339,7 +333,7 @@ def _print_version_of(settings: Settings, path: str, log: Log) -> None:
 
 def _input_is_null() -> bool:
     try:
-        status, null = os.fstat(0), os.stat("/dev/null")
+        status = os.fstat(0)
     except OSError:
         return True  # closed
-    return status.st_rdev == null.st_rdev and status.st_rdev != 0
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +144,56 @@ def test_descriptors_are_closed(tree: Tree, root: Root) -> None:
 def test_missing_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="nowhere"):
         Root(str(tmp_path / "nowhere"))
+
+
+def test_files_below_the_root_lie_on_its_mount(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "file").write_text("")
+    (tmp_path / "link").symlink_to("/etc/../etc/file")
+    with Root(str(tmp_path)) as root:
+        assert not root.leaves_mount("/etc/file")
+        assert not root.leaves_mount("/link")
+        assert not root.leaves_mount("/etc/nothing/there")
+        assert not root.leaves_mount("libnss_nowhere.so.2")
+
+
+def test_a_file_of_another_mount_leaves_the_roots() -> None:
+    with Root("/") as root:
+        assert root.leaves_mount("/proc/version")
+        assert root.leaves_mount("/proc/nothing-there")
+
+
+def test_a_link_through_another_mount_leaves_the_roots(tmp_path: Path) -> None:
+    # Whoever owns that mount decides where the link leads next.
+    (tmp_path / "link").symlink_to("/proc/self/root/etc/passwd")
+    with Root("/") as root:
+        assert root.leaves_mount(str(tmp_path / "link"))
+
+
+def test_a_bind_mount_of_the_same_file_system_leaves_the_roots(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+    script = (
+        "import sys; from crannog.measure.root import Root; root = Root(sys.argv[1]); "
+        "print([root.leaves_mount(path) for path in ('/a/file', '/b/file', '/b/absent')])"
+    )
+    mount = 'mount --make-rprivate / && mount --bind "$2/a" "$2/b" && exec "$0" -c "$1" "$2"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, sys.executable, script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0 and os.geteuid() != 0:
+        pytest.skip("needs a mount namespace of its own")
+    assert done.stdout == "[False, True, True]\n", done.stderr
+
+
+def test_where_the_kernel_cannot_be_asked_everything_leaves_the_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with Root(str(tmp_path)) as root:
+        monkeypatch.setattr(Root, "_openat2", lambda *_: (-1, errno.EPERM))
+        assert root.leaves_mount("/file")
