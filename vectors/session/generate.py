@@ -174,6 +174,20 @@ VALID: dict[str, tuple[str, str]] = {
         ),
     ),
     "minimum-level": ("extension: a service names a level", service("minimum_level: node")),
+    "claims": (
+        "extension: any one of two containers, all keys of it, in one order",
+        service(
+            f"minimum_level: node\nclaims:\n  - {{pod: p, image: 'r.example/i:1'}}\n  - {{engine: docker, image_id: 'sha256:{M}', namespace: n, container: c}}"
+        ),
+    ),
+    "claims-twice": (
+        "a container that stands twice counts once",
+        service("minimum_level: hardware\nclaims: [{pod: p, image: i}, {image: i, pod: p}]"),
+    ),
+    "claims-mode-hardware": (
+        "the level may be asked for by the session's mode",
+        service("claims: [{namespace: n}]") + "security: {attestation: {mode: hardware}}\n",
+    ),
     "security": (
         "mode, level and token of the session",
         v3(
@@ -381,6 +395,47 @@ INVALID: dict[str, tuple[str, str]] = {
     "service-fspf-key-reference": (
         "a key by reference is not supported yet",
         service(f"fspf_path: /f\nfspf_key: $$SCONE::K$$\nfspf_tag: {'ab' * 16}"),
+    ),
+    "service-claims-simulation": (
+        "claims without a level that somebody vouches at",
+        service("claims: [{image: i}]"),
+    ),
+    "service-claims-level-too-low": (
+        "claims at level simulation",
+        service("minimum_level: simulation\nclaims: [{image: i}]"),
+    ),
+    "service-claims-empty": ("no container at all", service("minimum_level: node\nclaims: []")),
+    "service-claims-empty-map": (
+        "a container of which nothing is asked",
+        service("minimum_level: node\nclaims: [{}]"),
+    ),
+    "service-claims-map": (
+        "claims are a list",
+        service("minimum_level: node\nclaims: {image: i}"),
+    ),
+    "service-claims-unknown": (
+        "an unknown key",
+        service("minimum_level: node\nclaims: [{image: i, imageid: 'sha256:0'}]"),
+    ),
+    "service-claims-image-id": (
+        "an image id that is no digest",
+        service(f"minimum_level: node\nclaims: [{{image_id: {M}}}]"),
+    ),
+    "service-claims-engine": (
+        "an engine that no LAS knows",
+        service("minimum_level: node\nclaims: [{engine: rkt}]"),
+    ),
+    "service-claims-space": (
+        "a text with a space",
+        service("minimum_level: node\nclaims: [{image: 'a b'}]"),
+    ),
+    "service-claims-null": (
+        "a key without a value",
+        service("minimum_level: node\nclaims: [{image: ~}]"),
+    ),
+    "service-claims-reference": (
+        "a reference to a secret",
+        service("minimum_level: node\nclaims: [{image: $$SCONE::A$$}]"),
     ),
     "service-minimum-level": ("a level that does not exist", service("minimum_level: hw")),
     "service-persistency": ("persistency other than None", service("persistency: full")),

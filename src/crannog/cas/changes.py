@@ -42,6 +42,9 @@ def _service(old: Session, new: Session, before: Service | None, after: Service)
         found.append(f"service {after.name} mrenclaves")
     if _rank(new, after) < _rank(old, before):
         found.append(f"service {after.name} minimum level")
+    # Another container is one more that gets the secrets; no claims are all of them.
+    if before.claims and (not after.claims or set(after.claims) - set(before.claims)):
+        found.append(f"service {after.name} claims")
     if before.command != after.command or before.fspf != after.fspf:
         found.append(f"service {after.name} program")
     # What runs is decided by these as well (LD_PRELOAD, PYTHONPATH, a file over a module), and

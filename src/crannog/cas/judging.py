@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crannog.errors import Denied, EvidenceRejected, NotFound, Unsupported
-from crannog.evidence.appraise import Requirements, appraise
+from crannog.evidence.appraise import CONTAINER_FIELDS, Requirements, appraise
 from crannog.evidence.claims import Claims
 from crannog.session.access import token_matches
 from crannog.session.document import Session
@@ -54,15 +54,26 @@ def judge(
 
 
 def evidence_notes(claims: Claims, peer: str, request_id: str) -> tuple[tuple[str, str], ...]:
-    """What an audit record says of evidence."""
-    return (
+    """What an audit record says of evidence.
+
+    At most 15 notes, so that a refusal's reason still has its place among the 16 of a record.
+    """
+    notes = [
         ("level", claims.level.value),
         ("method", claims.method),
         ("mrenclave", claims.mrenclave.hex()),
         ("launcher", claims.launcher.hex()),
         ("peer", peer),
         ("request", request_id),
-    )
+    ]
+    if claims.reason:
+        notes.append(("level_reason", claims.reason))
+    if claims.container is not None:
+        container = claims.container
+        vouched = [(name, getattr(container, field)) for name, field in CONTAINER_FIELDS.items()]
+        vouched += [("container_id", container.id), ("hooks", ", ".join(container.hooks))]
+        notes += [(name, text) for name, text in vouched if text]
+    return tuple(notes)
 
 
 def no_configuration(cause: NotFound) -> NotFound:

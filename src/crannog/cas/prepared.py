@@ -13,6 +13,7 @@ from datetime import datetime
 
 from crannog.cas.configure import configure
 from crannog.cas.judging import no_configuration
+from crannog.cas.own_key import own_key
 from crannog.cas.requirements import requirements
 from crannog.cas.secrets import Bundle, parse_bundle
 from crannog.cas.store.records import Version
@@ -82,7 +83,12 @@ class Prepared:
         required = self._required.get((name, minimum))
         if required is None:
             required = requirements(
-                self.session, self._service(name), minimum=minimum, launchers=None
+                self.session,
+                self._service(name),
+                minimum=minimum,
+                launchers=None,
+                own_key=own_key(self._authority),
+                session_hash=self.version.hash,
             )
             self._required[name, minimum] = required
         # A version never changes; whom the CAS accepts does, and at once.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from crannog.evidence.subject import Container, Pins
 from crannog.levels import Level
 
 
@@ -23,7 +24,11 @@ class Claims(NamedTuple):
         signer: the Ed25519 public key that signed, 32 bytes: the platform's name in `platforms:`.
         issued_at: seconds since the epoch by the signer's clock; for the record, since the nonce is
             what makes evidence fresh.
-        reason: why the level is not higher; empty where there is nothing to say.
+        reason: why the level is not higher, in printable characters; empty where there is nothing
+            to say.
+        pins: which CAS and session version the program insists on, by the container's record; empty
+            below level node, where nobody has looked.
+        container: the container that the program is the init of; None below level node.
     """
 
     level: Level
@@ -36,6 +41,8 @@ class Claims(NamedTuple):
     signer: bytes
     issued_at: int
     reason: str
+    pins: Pins = Pins()
+    container: Container | None = None
 
 
 class Trust(NamedTuple):

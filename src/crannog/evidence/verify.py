@@ -14,7 +14,8 @@ from typing import NamedTuple, TypeAlias
 from crannog.errors import FormatError, IntegrityError
 from crannog.evidence.claims import Claims, Trust
 from crannog.evidence.envelope import Envelope
-from crannog.evidence.statement import MEDIA_TYPE, METHOD_WITNESS, open_statement
+from crannog.evidence.statement import MEDIA_TYPE, METHOD_WITNESS, Statement, open_statement
+from crannog.evidence.subject import Pins
 from crannog.levels import Level
 
 Verifier: TypeAlias = Callable[[bytes, Trust, datetime], Claims]
@@ -86,20 +87,13 @@ def verify_bound(
 def _verify_statement(data: bytes, trust: Trust, now: datetime) -> Claims:
     del now  # a statement has no certificate and no end; the nonce makes it fresh
     statement, signer = open_statement(data)
-    level, reason = statement.level, ""
-    # (A) The level comes from the key that signed, never from the text alone.
-    if signer not in trust.node_keys:
-        level, reason = Level.SIMULATION, "the key that signed is not enrolled at this CAS"
-    # (A) Over TCP, and wherever nobody looked at how the process was started, it is simulation.
-    elif statement.level is Level.SIMULATION or statement.method != METHOD_WITNESS:
-        level = Level.SIMULATION
-        reason = f"the LAS vouches for simulation only ({statement.method[:40]})"
-    elif statement.level is Level.HARDWARE:
-        # A statement is software's word; hardware has media types of its own.
-        level, reason = Level.NODE, "a statement is worth level node at most"
+    level, reason = _worth(statement, signer, trust)
+    # (A) Below node nobody has looked: what the text says of a container is anybody's word, and
+    # nothing that a session could require.
+    looked = level is not Level.SIMULATION
     return Claims(
         level=level,
-        method=statement.method,
+        method=_printable(statement.method),
         mrenclave=statement.mrenclave,
         report_data=statement.report_data,
         launcher=statement.launcher,
@@ -108,7 +102,29 @@ def _verify_statement(data: bytes, trust: Trust, now: datetime) -> Claims:
         signer=signer,
         issued_at=statement.issued_at,
         reason=reason,
+        pins=statement.pins if looked else Pins(),
+        container=statement.container if looked else None,
     )
+
+
+def _worth(statement: Statement, signer: bytes, trust: Trust) -> tuple[Level, str]:
+    """The level of that statement, and why it is not higher."""
+    # (A) The level comes from the key that signed, never from the text alone.
+    if signer not in trust.node_keys:
+        return Level.SIMULATION, f"the key that signed, {signer.hex()}, is not enrolled at this CAS"
+    # (A) Over TCP, and wherever nobody looked at how the process was started, it is simulation.
+    if statement.level is Level.SIMULATION or statement.method != METHOD_WITNESS:
+        said = _printable(statement.reason) or f"its method is {_printable(statement.method)}"
+        return Level.SIMULATION, f"the LAS: {said}"
+    if statement.level is Level.HARDWARE:
+        # A statement is software's word; hardware has media types of its own.
+        return Level.NODE, "a statement is worth level node at most"
+    return Level.NODE, ""
+
+
+def _printable(text: str) -> str:
+    """Text of another machine as it may stand in a line."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 _VERIFIERS: dict[str, Verifier] = {MEDIA_TYPE: _verify_statement}

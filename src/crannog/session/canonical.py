@@ -119,6 +119,8 @@ def _service(service: Service) -> Json:
         }
     if service.minimum_level is not None:
         form["minimum_level"] = service.minimum_level.value
+    if service.claims:
+        form["claims"] = [dict(one.pairs) for one in service.claims]
     return form
 
 
@@ -208,6 +210,8 @@ def _service_text(service: Service, modern: bool) -> Json:
         text["fspf_tag"] = service.fspf.tag
     if service.minimum_level is not None:
         text["minimum_level"] = service.minimum_level.value
+    if service.claims:
+        text["claims"] = [dict(one.pairs) for one in service.claims]
     return text
 
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from crannog.errors import FormatError
+from crannog.levels import Level
 from crannog.session.document import Secret, SecretKind, Service, Session
 from crannog.session.fields import Context, Fields, Template
 from crannog.session.forms import form_of
@@ -38,6 +39,7 @@ def cross_check(context: Context, root: Fields, session: Session) -> None:
     """Note what does not fit together in `session`, and what its author should know."""
     _images(context, root, session)
     _private_keys(context, root, session)
+    _claims(context, root, session)
     used = _references(context, root, session)
     _interpreters(context, root, session, used)
 
@@ -63,6 +65,24 @@ def _images(context: Context, root: Fields, session: Session) -> None:
     for name, node, path in _named(root, "images"):
         if name not in wanted and session.services:
             context.warn(node, path, f"no service names image {quoted(name)}")
+
+
+def _claims(context: Context, root: Fields, session: Session) -> None:
+    services = {service.name: service for service in session.services if service.claims}
+    for index, item in enumerate(_items(root, "services")):
+        node, name_node = _field(item, "claims"), _field(item, "name")
+        service = services.get(name_node.text) if isinstance(name_node, Scalar) else None
+        if node is None or service is None:
+            continue
+        if session.required_level(service, Level.SIMULATION) is Level.SIMULATION:
+            # (A) At level simulation anybody may claim to be any container: a claim that somebody
+            # believes in and that keeps nobody out is worse than none.
+            context.problem(
+                node,
+                f"services[{index}].claims",
+                "nobody vouches for a container at level simulation, which this session allows",
+                suggestion="write minimum_level: node beside claims",
+            )
 
 
 def _private_keys(context: Context, root: Fields, session: Session) -> None:

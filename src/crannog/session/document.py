@@ -95,6 +95,22 @@ class FspfReference:
         return f"FspfReference(path={self.path!r}, key=<secret>, tag={self.tag!r})"
 
 
+CLAIM_NAMES = ("image", "image_id", "container", "namespace", "pod", "engine")
+"""What a service may require of the container that its program is the init of."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerClaims:
+    """Extension: one container that a service may run in.
+
+    Attributes:
+        pairs: name and exact text, in the order of `CLAIM_NAMES`, each name at most once; never
+            empty. All of them have to hold.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """One program of the session, and what it gets once it has proved what it is.
@@ -108,6 +124,8 @@ class Service:
         attestation: variants of which any one suffices; never empty.
         fspf: the file system protection file, where there is one.
         minimum_level: extension; None takes the session's, and then the CAS's.
+        claims: extension: containers of which any one suffices; empty asks for none. Where it is
+            not, the session itself asks for level node or above.
     """
 
     name: str
@@ -118,6 +136,7 @@ class Service:
     attestation: tuple[Variant, ...]
     fspf: FspfReference | None
     minimum_level: Level | None
+    claims: tuple[ContainerClaims, ...] = ()
 
     @property
     def mrenclaves(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from crannog.session.fields import (
     unique,
 )
 from crannog.session.problems import quoted
+from crannog.session.read_claims import read_claims
 from crannog.session.read_security import read_minimum_level
 from crannog.session.tree import MAX_NODES, Mapping, Node, Scalar
 
@@ -35,6 +36,7 @@ _SERVICE = KeyTable(
     fspf_key=ALWAYS,
     fspf_tag=ALWAYS,
     minimum_level=ALWAYS,
+    claims=ALWAYS,
     persistency=ALWAYS,
     platforms=LATER,
     fspf_update_policy=LATER,
@@ -79,6 +81,7 @@ def _service(context: Context, fields: Fields, name: str) -> Service:
         attestation=_attestation(context, fields),
         fspf=_fspf(context, fields),
         minimum_level=read_minimum_level(context, fields),
+        claims=read_claims(context, fields),
     )
 
 

@@ -16,8 +16,10 @@ from crannog.keyhash import key_hash
 from crannog.levels import Level
 from crannog.session import access
 from crannog.session.document import (
+    CLAIM_NAMES,
     AccessPolicy,
     Certificate,
+    ContainerClaims,
     Endpoint,
     FspfReference,
     Image,
@@ -155,6 +157,24 @@ def policies(draw: st.DrawFn, language: Language) -> AccessPolicy:
 
 
 @st.composite
+def containers(draw: st.DrawFn) -> ContainerClaims:
+    """Some keys of one container."""
+    plain = st.sampled_from(
+        ("a", "~", "no", "null", "1.20", "r.example:5000/i@sha256:0", "é#'", "-")
+    )
+    digest = digests(32).map(lambda text: f"sha256:{text}")
+    special = {"image_id": digest, "engine": st.sampled_from(("docker", "podman", "containerd"))}
+    names = draw(st.sets(st.sampled_from(CLAIM_NAMES), min_size=1))
+    return ContainerClaims(
+        tuple(
+            (name, draw(special.get(name, plain.filter(lambda text: text not in ("~", "null")))))
+            for name in CLAIM_NAMES
+            if name in names
+        )
+    )
+
+
+@st.composite
 def services(draw: st.DrawFn, name: str, images: tuple[str, ...], language: Language) -> Service:
     """One service without references to secrets."""
     variant = st.lists(digests(32), min_size=1, max_size=3, unique=True).map(
@@ -177,7 +197,10 @@ def services(draw: st.DrawFn, name: str, images: tuple[str, ...], language: Lang
         image_name=draw(st.sampled_from((None, *images))),
         attestation=tuple(draw(st.lists(variant, min_size=1, max_size=count))),
         fspf=draw(st.one_of(st.none(), fspf)),
-        minimum_level=draw(st.sampled_from((None, *Level))),
+        minimum_level=(level := draw(st.sampled_from((None, *Level)))),
+        claims=tuple(draw(st.lists(containers(), max_size=3, unique=True)))
+        if level in (Level.NODE, Level.HARDWARE)
+        else (),
     )
 
 

@@ -332,10 +332,18 @@ def test_a_level_below_the_minimum_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_launcher_is_refused_where_the_cas_lists_some(tmp_path: Path) -> None:
     cas = service(tmp_path, launchers=(b"x" * 32,))
     cas.create_session(session(), ALICE)
+    node = claims(level=Level.NODE)
     with pytest.raises(EvidenceRejected) as caught:
-        attest(cas)
+        attest(cas, node)
     assert "Unexpected launcher" in chain(caught.value)[-1]
-    assert attest(cas, claims()._replace(launcher=b"x" * 32))
+    assert attest(cas, node._replace(launcher=b"x" * 32))
+    cas.close()
+
+
+def test_at_level_simulation_the_launcher_is_its_own_word_and_not_looked_at(tmp_path: Path) -> None:
+    cas = service(tmp_path, launchers=(b"x" * 32,))
+    cas.create_session(session(), ALICE)
+    assert attest(cas).level is Level.SIMULATION
     cas.close()
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from crannog.session import read_images, read_policy, read_secrets, read_security, read_services
+from crannog.session import (
+    read_claims,
+    read_images,
+    read_policy,
+    read_secrets,
+    read_security,
+    read_services,
+)
 from crannog.session import validate as root
 from crannog.session.document import Language, SecretKind
 from crannog.session.fields import KeyTable
@@ -15,14 +22,22 @@ from crannog.session.forms import suffixes
 TEXT = (Path(__file__).parents[3] / "docs" / "formats" / "session.md").read_text()
 TABLES = {
     f"{module.__name__.rsplit('.', 1)[-1]}.{name}": table
-    for module in (root, read_services, read_images, read_secrets, read_policy, read_security)
+    for module in (
+        root,
+        read_claims,
+        read_services,
+        read_images,
+        read_secrets,
+        read_policy,
+        read_security,
+    )
     for name, table in vars(module).items()
     if isinstance(table, KeyTable)
 }
 
 
 def test_all_tables_are_looked_at() -> None:
-    assert len(TABLES) == 9
+    assert len(TABLES) == 10
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
