@@ -27,6 +27,7 @@ from images.artifacts_elf import (
     Libraries,
     needed_names,
     read_elf_file,
+    without_cgroup,
     without_preload,
     without_run_path,
 )
@@ -35,7 +36,9 @@ from images.artifacts_python import (
     Python,
     extension_modules,
     find_python,
+    imported_names,
     library_sources,
+    reachable,
 )
 from images.artifacts_tree import PROGRAM, link, put, settle
 from images.artifacts_wheels import PROJECT, install, names, requirements
@@ -44,7 +47,10 @@ _LOADER = "ld.so"
 _LOADER_MODE = 0o711  # executed, not read: who may not read it may not read its memory either
 _LOADED_LATER = ("libgcc_s.so.1",)  # by pthread_cancel and pthread_exit
 _PACKAGE = PROJECT / "src" / "crannog"
-_KEPT_OF_WHEELS = (".py", ".so")
+_RUST = "/_rust.abi3.so"
+_RECORDS = frozenset({"INSTALLER", "RECORD", "REQUESTED", "direct_url.json"})
+# Scripts; and what makes bindings, which are made already.
+_NOT_IMPORTED = frozenset({"bin", "cffi", "pycparser"})
 _EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
 # TZif version 2 (RFC 9636): one type, UTC; no transitions.
 _UTC_COUNTS = bytes(4 * 4) + b"\0\0\0\1" + b"\0\0\0\4"
@@ -112,6 +118,8 @@ class _Maker:
         self._machine = int.from_bytes(read_elf_file(root, self.python.executable)[18:20], "little")
         self._locked = requirements(extras=False)
         self._sources: list[tuple[str, str, str]] = []
+        self._files = (*library_sources(root, self.python), *extension_modules(root, self.python))
+        self._reachable: frozenset[str] = frozenset()
 
     def launcher(self) -> None:
         """Everything of the launcher directory but its bytecode and its digest."""
@@ -126,13 +134,14 @@ class _Maker:
         python = read_elf_file(self._root, self.python.executable)
         put(place / "bin" / "python3", without_run_path(python, "python3"), PROGRAM)
         wheels = self._scratch / "launcher-wheels"
-        install(self._locked, into=wheels, python=self.python.version, machine=self._machine)
-        self._wheels(wheels, place / "site", compiled_only=True)
+        self._install(self._locked, wheels, without=())
+        self._wheels(wheels, place / "site")
         self._package([*(f"{name}.py" for name in MODULES), *PACKAGES], place / "site")
+        self._reachable = reachable(self._imported(), self._files, self._read)
         self._standard_library(place)
         for name in _LOADED_LATER:
             self._libraries.name(name, "the C library")
-        self._shared(place / "lib", {})
+        self._shared(place / "lib")
         loader = read_elf_file(self._root, self._libraries.interpreter)
         put(
             place / "lib" / _LOADER,
@@ -149,19 +158,15 @@ class _Maker:
         link(place / "bin" / "scone", "crannog")
         put(place / "start.py", (SOURCES / "start_services.py").read_bytes())
         wheels = self._scratch / "services-wheels"
-        install(
-            requirements(extras=True),
-            into=wheels,
-            python=self.python.version,
-            machine=self._machine,
-            without=names(self._locked),
-        )
-        self._wheels(wheels, place / "site", compiled_only=False)
+        self._install(requirements(extras=True), wheels, without=names(self._locked))
+        self._wheels(wheels, place / "site")
         self._package(
             sorted(path.name for path in _PACKAGE.iterdir() if path.name != "__pycache__"),
             place / "site",
-            compiled_only=False,
+            sources=True,
         )
+        self._standard_library(place)
+        self._shared(place / "lib")
 
     def finish(self) -> str:
         """Compile, settle modes and times, write the digest; returns it."""
@@ -174,60 +179,84 @@ class _Maker:
         settle(self._launcher)
         return digest
 
-    def _standard_library(self, place: Path) -> None:
-        for source in library_sources(self._root, self.python):
-            self._source(self._host(source.path), place / self._library, source.relative)
-        for source in extension_modules(self._root, self.python):
-            data = read_elf_file(self._root, source.path)
-            put(place / self._library / source.relative, without_run_path(data, source.path))
-            self._libraries.module(source.path)
+    def _install(self, text: str, into: Path, *, without: tuple[str, ...]) -> None:
+        install(
+            text,
+            into=into,
+            python=self.python.version,
+            machine=self._machine,
+            without=without,
+        )
 
-    def _wheels(self, wheels: Path, site: Path, *, compiled_only: bool) -> None:
-        shutil.rmtree(wheels / "bin", ignore_errors=True)
-        for path in sorted(wheels.rglob("*")):
-            if not path.is_file() or "__pycache__" in path.parts:
+    def _standard_library(self, place: Path) -> None:
+        """Of the standard library what the launcher can reach, or for the services the rest."""
+        for source in self._files:
+            if (source.top in self._reachable) is not (place == self._launcher):
                 continue
+            if source.relative.endswith(".py"):
+                self._source(self._host(source.path), place / self._library, source.relative)
+            else:
+                data = read_elf_file(self._root, source.path)
+                put(place / self._library / source.relative, without_run_path(data, source.path))
+                self._libraries.module(source.path)
+
+    def _imported(self) -> set[str]:
+        """What the launcher's own files and wheels, collected so far, import."""
+        found: set[str] = set()
+        for source, _, name in self._sources:
+            found |= imported_names(Path(source).read_bytes(), name)
+        return found
+
+    def _read(self, path: str) -> bytes:
+        return self._host(path).read_bytes()
+
+    def _wheels(self, wheels: Path, site: Path) -> None:
+        for path in sorted(wheels.rglob("*")):
             relative = path.relative_to(wheels).as_posix()
+            if not path.is_file() or not _is_kept(relative):
+                continue
             data = path.read_bytes()
             if data.startswith(MAGIC):
                 for name in needed_names(data, relative):
                     self._libraries.name(name, relative)
+                if relative.endswith(_RUST):
+                    data = without_cgroup(data, relative)
                 put(site / relative, without_run_path(data, relative))
             elif relative.endswith(".py"):
-                self._source(path, site, relative, compiled_only=compiled_only)
-            elif _is_kept(relative):
+                self._source(path, site, relative)
+            else:
                 put(site / relative, data)
 
-    def _package(self, parts: Iterable[str], site: Path, *, compiled_only: bool = True) -> None:
+    def _package(self, parts: Iterable[str], site: Path, *, sources: bool = False) -> None:
         for part in parts:
             found = _PACKAGE / part
-            paths = sorted(found.rglob("*")) if found.is_dir() else [found]
-            for path in paths:
+            for path in sorted(found.rglob("*")) if found.is_dir() else [found]:
                 if path.is_dir() or "__pycache__" in path.parts:
                     continue
                 relative = f"crannog/{path.relative_to(_PACKAGE).as_posix()}"
                 if path.suffix == ".py":
-                    self._source(path, site, relative, compiled_only=compiled_only)
-                elif not compiled_only:
+                    self._source(path, site, relative, beside=sources)
+                elif sources:
                     put(site / relative, path.read_bytes())
 
-    def _source(
-        self, source: Path, place: Path, relative: str, *, compiled_only: bool = True
-    ) -> None:
-        """A Python file: as bytecode alone, or beside its bytecode where tools read the source."""
+    def _source(self, source: Path, place: Path, relative: str, *, beside: bool = False) -> None:
+        """A Python file: as bytecode alone, or beside its bytecode where it is read as text."""
         name = f"{place.name}/{relative}"
         target = place / f"{relative}c"
-        if not compiled_only:
-            put(place / relative, source.read_bytes())
+        if beside:
             path = place / relative
+            put(path, source.read_bytes())
             target = path.parent / "__pycache__" / f"{path.stem}.{self.python.tag}.pyc"
         self._sources.append((str(source), str(target), name))
 
-    def _shared(self, place: Path, there: dict[str, str]) -> None:
+    def _shared(self, place: Path) -> None:
+        """The libraries that were asked for and are not in the launcher directory."""
         for name, path in self._libraries.result().items():
-            if name in there or name == Path(self._libraries.interpreter).name:
+            if name == Path(self._libraries.interpreter).name:
                 continue
-            put(place / name, without_run_path(read_elf_file(self._root, path), path))
+            if not (self._launcher / "lib" / name).exists():
+                data = read_elf_file(self._root, path)
+                put(place / name, without_run_path(data, path))
 
     def _compile(self) -> None:
         library = self._launcher / "lib"
@@ -267,11 +296,13 @@ class _Maker:
 
 
 def _is_kept(relative: str) -> bool:
-    """Of a wheel besides its code: data that code reads, licences, and what it is called."""
-    name = relative.rpartition("/")[2]
-    if ".dist-info/" in relative:
-        return name == "METADATA" or "/licenses/" in relative or name == "entry_points.txt"
-    return not name.endswith((".pyi", ".typed", ".pxd", ".h", ".c", ".pyx"))
+    """Of a wheel: its code, data that code reads, its licences, and what it is called."""
+    top, _, rest = relative.partition("/")
+    if top.endswith(".dist-info"):
+        return rest not in _RECORDS and not rest.startswith("sboms/")
+    if top in _NOT_IMPORTED or "__pycache__" in relative or relative == "OpenSSL/debug.py":
+        return False
+    return not relative.endswith((".pyi", ".typed", ".pxd", ".h", ".c", ".pyx"))
 
 
 def main(arguments: list[str] | None = None) -> int:

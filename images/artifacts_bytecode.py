@@ -8,7 +8,7 @@ since it runs on another interpreter.
 
 from __future__ import annotations
 
-import importlib._bootstrap_external as external  # type: ignore[import-not-found]
+import importlib._bootstrap_external as external
 import importlib.util
 import json
 import marshal
@@ -23,7 +23,9 @@ def main() -> None:
             text = file.read()
         # Through bytes once: what the compiler still refers to is written in another form.
         code = marshal.loads(marshal.dumps(compile(text, name, "exec", dont_inherit=True)))
-        data = external._code_to_hash_pyc(code, importlib.util.source_hash(text), False)
+        data = external._code_to_hash_pyc(  # type: ignore[attr-defined]
+            code, importlib.util.source_hash(text), False
+        )
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "xb") as file:
             file.write(data)

@@ -18,6 +18,10 @@ from crannog.measure.root import Root
 PRELOAD = b"\0/etc/ld.so.preload\0"
 """What the loader reads before any library, whatever its options are."""
 
+CGROUP = b"/proc/self/cgroup"
+"""What Rust's library reads first when it asks for the share of processors it may use."""
+
+_NO_CGROUP = b"/proc/self/exe/cg"  # as long; never there, since the executable is no directory
 _LIMIT = 256 << 20  # bytes of one library
 _PT_DYNAMIC = 2
 _DT_NULL = 0
@@ -122,6 +126,22 @@ def without_preload(data: bytes, what: str) -> bytes:
             hint="is it glibc's loader, 2.33 or newer?",
         )
     return data.replace(PRELOAD, bytes(len(PRELOAD)))
+
+
+def without_cgroup(data: bytes, what: str) -> bytes:
+    """A library in Rust that does not look below /sys/fs/cgroup for its share of processors.
+
+    It takes the number that the kernel lets the process run on instead.
+
+    Raises:
+        Unsupported: the path is not there exactly once, as in the wheels known to us.
+    """
+    if data.count(CGROUP) != 1:
+        raise Unsupported(
+            f"{what} does not hold {CGROUP.decode()} exactly once, expected from Rust's library",
+            hint="has cryptography been upgraded? Trace what it looks up, then change this check",
+        )
+    return data.replace(CGROUP, _NO_CGROUP)
 
 
 def read_elf_file(root: Root, path: str) -> bytes:

@@ -215,10 +215,12 @@ void replace(const char *path, char *const *argv, char *const *environment)
 }
 
 void start_python(const char *directory, const char *libraries, const char *script,
-                  char *const *arguments, const char *first_library, char *const *environment)
+                  char *const *arguments, const char *first_library, char *variable,
+                  char *const *environment)
 {
     static char loader[PATH_SIZE], python[PATH_SIZE];
-    static char openssl[PATH_SIZE], modules[PATH_SIZE], zone[PATH_SIZE];
+    static char openssl[PATH_SIZE], modules[PATH_SIZE], engines[PATH_SIZE];
+    static char zone[PATH_SIZE];
     static char kept[64];
     for (const char *each = libraries; *each; each++)
         if (*each == ';' || *each == '$')
@@ -230,8 +232,9 @@ void start_python(const char *directory, const char *libraries, const char *scri
     join(python, directory, "/bin/python3", "");
     join(openssl, "OPENSSL_CONF=", directory, "/etc/openssl.cnf");
     join(modules, "OPENSSL_MODULES=", directory, "/lib/ossl-modules");
+    join(engines, "OPENSSL_ENGINES=", directory, "/lib/ossl-engines");
     join(zone, "TZ=:", directory, "/etc/utc");
-    char *clean[] = {"LC_ALL=C", openssl, modules, zone, kept, NULL};
+    char *clean[] = {"LC_ALL=C", openssl, modules, engines, zone, kept, variable, NULL};
     const char *before[] = {
         "ld.so", "--inhibit-cache", "--library-path", libraries, "--argv0", python, NULL, NULL,
         NULL,

@@ -74,7 +74,9 @@ void replace(const char *path, char *const *argv, char *const *environment)
  *   libraries   where its loader looks for libraries, separated by colons
  *   script      the Python file that is run
  *   arguments   the script's arguments, ending with NULL
- *   first_library  loaded before all others, or NULL */
+ *   first_library  loaded before all others, or NULL
+ *   variable    one more for Python's environment, or NULL */
 void start_python(const char *directory, const char *libraries, const char *script,
-                  char *const *arguments, const char *first_library, char *const *environment)
+                  char *const *arguments, const char *first_library, char *variable,
+                  char *const *environment)
     __attribute__((noreturn));

@@ -18,6 +18,7 @@ __attribute__((used, noreturn)) void begin(long *stack)
                  directory, 0);
     join(libraries, directory, "/lib", "");
     join(script, directory, "/start.py", "");
+    /* One arena: glibc looks up /proc/sys/vm/overcommit_memory to shrink those of threads. */
     start_python(directory, libraries, script, start.argc ? start.argv + 1 : nothing, "first.so",
-                 start.environment);
+                 "MALLOC_ARENA_MAX=1", start.environment);
 }

@@ -29,5 +29,5 @@ __attribute__((used, noreturn)) void begin(long *stack)
     arguments[0] = same(name, "scone") ? "scone" : "crannog";
     for (long each = 1; each < start.argc; each++)
         arguments[each] = start.argv[each];
-    start_python(LAUNCHER, libraries, script, arguments, NULL, start.environment);
+    start_python(LAUNCHER, libraries, script, arguments, NULL, NULL, start.environment);
 }

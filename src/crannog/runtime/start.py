@@ -81,10 +81,8 @@ def main_of_services() -> NoReturn:
 
 def _kept() -> bytes:
     descriptor = int(os.environ[DESCRIPTOR])
-    size = os.fstat(descriptor).st_size
-    parts = []
-    while size > 0:
-        parts.append(os.pread(descriptor, size, sum(map(len, parts))))
-        size -= len(parts[-1])
+    block = b""
+    while piece := os.pread(descriptor, 1 << 30, len(block)):
+        block += piece
     os.close(descriptor)
-    return b"".join(parts)
+    return block
