@@ -21,7 +21,9 @@ PRELOAD = b"\0/etc/ld.so.preload\0"
 CGROUP = b"/proc/self/cgroup"
 """What Rust's library reads first when it asks for the share of processors it may use."""
 
-_NO_CGROUP = b"/proc/self/exe/cg"  # as long; never there, since the executable is no directory
+# As long, and never there, since the executable is no directory. The last byte stays: the compiled
+# code holds it itself.
+_NO_CGROUP = b"/proc/self/exe/up"
 _LIMIT = 256 << 20  # bytes of one library
 _PT_DYNAMIC = 2
 _DT_NULL = 0

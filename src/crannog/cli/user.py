@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import crannog
 from crannog.cli.identity import Identity, load_identity, own_identity
 from crannog.cli.state import state
 from crannog.cli.ui import ui
-from crannog.measure.launcher import launcher_digest
+from crannog.measure.launcher import own_digest
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,12 +34,12 @@ def identity_of(path: Path | None) -> Identity:
 
 @app.command()
 def show(identity: IdentityOption = None, json: JsonOption = False) -> None:
-    """Show your key hash, your certificate's hash, and this program's launcher digest."""
+    """Show your key hash, your certificate's hash, and the digest of `crannog run`'s launcher."""
     me = identity_of(identity)
     values = {
         "key_hash": me.key_hash,
         "certificate_hash": me.certificate_hash,
-        "launcher_digest": launcher_digest(os.path.dirname(crannog.__file__)).hex(),
+        "launcher_digest": own_digest().hex(),
     }
     if json:
         ui.json({**values, "certificate": me.certificate})

@@ -12,15 +12,17 @@ import hashlib
 import os
 import stat
 import struct
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from crannog.errors import Misconfigured
 from crannog.measure.launcher import DIGEST, claimed_digest
 
 LABEL = b"crannog launcher directory v1\n"
+DIRECTORY = 1
+FILE = 2
+LINK = 3
 
-_DIRECTORY = 1
-_FILE = 2
-_LINK = 3
 _MAX_ENTRIES = 100_000
 _MAX_DEPTH = 64
 _PIECE = 1 << 20
@@ -53,13 +55,12 @@ def verify_launcher_directory(directory: str, *, owner: int = 0) -> bytes:
     """
     if not directory.startswith("/"):
         raise Misconfigured(f"launcher directory {directory!r} is not an absolute path")
-    above = os.path.realpath(directory)
+    real = above = os.path.realpath(directory)
     while above != "/":
         above = os.path.dirname(above)
-        status = os.lstat(above)
-        _check_owner(status, above, owner, sticky=True)
-    found = _Walk(owner).digest(directory)
-    claimed = claimed_digest(directory)
+        _check_owner(os.lstat(above), above, owner, sticky=True)
+    found = _Walk(owner).digest(real)
+    claimed = claimed_digest(real)
     if found != claimed:
         raise Misconfigured(
             f"launcher directory {directory} has the digest {found.hex()}, its own file says "
@@ -69,12 +70,43 @@ def verify_launcher_directory(directory: str, *, owner: int = 0) -> bytes:
     return found
 
 
+class Entry(NamedTuple):
+    """One entry of the canonical list.
+
+    Attributes:
+        path: below the directory, without a slash at either end.
+        kind: 1 directory, 2 file, 3 link.
+        mode: the lower 12 bits; 0 for a link.
+        size: of a file's content; 0 for others.
+        content: a file's SHA-256, a link's target; empty for a directory.
+    """
+
+    path: bytes
+    kind: int
+    mode: int
+    size: int
+    content: bytes
+
+
+def canonical_list(entries: Iterable[Entry]) -> bytes:
+    """What is hashed: the entries in the order of their paths."""
+    ordered = sorted(entries)
+    parts = [LABEL, struct.pack(">I", len(ordered))]
+    for entry in ordered:
+        parts.append(struct.pack(">BHI", entry.kind, entry.mode, len(entry.path)) + entry.path)
+        if entry.kind == FILE:
+            parts.append(struct.pack(">Q", entry.size) + entry.content)
+        elif entry.kind == LINK:
+            parts.append(struct.pack(">I", len(entry.content)) + entry.content)
+    return b"".join(parts)
+
+
 class _Walk:
     """One walk over a tree; with an owner, whose files alone are taken."""
 
     def __init__(self, owner: int | None) -> None:
         self._owner = owner
-        self._entries: list[tuple[bytes, bytes]] = []
+        self._entries: list[Entry] = []
 
     def digest(self, directory: str) -> bytes:
         name = directory
@@ -91,10 +123,7 @@ class _Walk:
                 f"launcher directory {directory}: {os.fsdecode(shown)!r} cannot be read: "
                 f"{error.strerror}"
             ) from error
-        digest = hashlib.sha256(LABEL + struct.pack(">I", len(self._entries)))
-        for _, entry in sorted(self._entries):
-            digest.update(entry)
-        return digest.digest()
+        return hashlib.sha256(canonical_list(self._entries)).digest()
 
     def _below(self, directory: int, prefix: bytes, depth: int) -> None:
         if depth > _MAX_DEPTH:
@@ -115,7 +144,7 @@ class _Walk:
         self._check(status, shown)
         if stat.S_ISLNK(status.st_mode):
             target = os.readlink(name, dir_fd=directory)
-            self._add(_LINK, 0, path, struct.pack(">I", len(target)) + target)
+            self._entries.append(Entry(path, LINK, 0, 0, target))
             return
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             raise Misconfigured(f"launcher directory: {shown!r} is no file, directory or link")
@@ -123,32 +152,29 @@ class _Walk:
         try:
             status = os.fstat(descriptor)  # of what is read, whatever was there before
             self._check(status, shown)
+            mode = stat.S_IMODE(status.st_mode)
             if stat.S_ISDIR(status.st_mode):
-                self._add(_DIRECTORY, status.st_mode, path, b"")
+                self._entries.append(Entry(path, DIRECTORY, mode, 0, b""))
                 self._below(descriptor, path + b"/", depth + 1)
             elif stat.S_ISREG(status.st_mode):
-                self._add(_FILE, status.st_mode, path, _content(descriptor))
+                self._entries.append(Entry(path, FILE, mode, *_content(descriptor)))
             else:
                 raise Misconfigured(f"launcher directory: {shown!r} is no file, directory or link")
         finally:
             os.close(descriptor)
-
-    def _add(self, kind: int, mode: int, path: bytes, rest: bytes) -> None:
-        head = struct.pack(">BHI", kind, stat.S_IMODE(mode), len(path))
-        self._entries.append((path, head + path + rest))
 
     def _check(self, status: os.stat_result, shown: str) -> None:
         if self._owner is not None:
             _check_owner(status, shown, self._owner, sticky=False)
 
 
-def _content(descriptor: int) -> bytes:
+def _content(descriptor: int) -> tuple[int, bytes]:
     digest = hashlib.sha256()
     size = 0
     while piece := os.read(descriptor, _PIECE):
         digest.update(piece)
         size += len(piece)
-    return struct.pack(">Q", size) + digest.digest()
+    return size, digest.digest()
 
 
 def _check_owner(status: os.stat_result, shown: str, owner: int, *, sticky: bool) -> None:
