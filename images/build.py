@@ -72,6 +72,7 @@ def build_images(
     artifacts: Path,
     prefix: str = "crannog/",
     only: Sequence[str] = NAMES,
+    fresh: bool = False,
 ) -> list[Image]:
     """Build the images named in `only` from artifacts that are there; says so on stderr.
 
@@ -81,6 +82,7 @@ def build_images(
         artifacts: what `images.artifacts` made: `launcher`, `services` and `front`.
         prefix: what stands before each image's name; `cas` and `las` are built on PREFIXlauncher.
         only: some of `NAMES`.
+        fresh: take no layer of an earlier build.
 
     Raises:
         Unavailable: no engine of that name answers.
@@ -108,6 +110,7 @@ def build_images(
                 arguments=_arguments(recipe, base, prefix),
                 labels=_labels(recipe, base, digest, revision, epoch),
                 epoch=epoch,
+                fresh=fresh,
             )
         )
     return built
@@ -200,6 +203,7 @@ def _run(options: argparse.Namespace) -> int:
         artifacts=artifacts,
         prefix=options.prefix,
         only=options.only,
+        fresh=options.no_cache,
     )
     _print(options, engine, artifacts, built)
     return 0
@@ -299,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
         default=list(NAMES),
         help=f"some of {','.join(NAMES)}",
     )
+    parser.add_argument("--no-cache", action="store_true", help="take no layer of an earlier build")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

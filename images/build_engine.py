@@ -148,13 +148,18 @@ class Engine:
         arguments: Mapping[str, str],
         labels: Mapping[str, str],
         epoch: int,
+        fresh: bool = False,
     ) -> Image:
         """Build `name` from the tar stream that `context` writes; it holds a `Containerfile`.
+
+        `fresh` takes no layer of an earlier build.
 
         Raises:
             BuildFailed: with the end of what the engine printed.
         """
         command = [self.program, "build", "--file", "Containerfile", "--tag", name]
+        if fresh:
+            command.append("--no-cache")
         if self.is_podman:
             command += ["--timestamp", str(epoch)]
         for key, value in sorted(arguments.items()):
