@@ -8,13 +8,15 @@ Imports nothing of the project, since it runs on another interpreter.
 
 from __future__ import annotations
 
-import importlib._bootstrap_external as external  # type: ignore[import-not-found]
+import importlib
 import importlib.util
 import json
 import marshal
 import os
 import sys
 import warnings
+
+external = importlib.import_module("importlib._bootstrap_external")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from crannog.linux.process import forbid_core_dumps
 from crannog.runtime.init import hold_signals
 from crannog.runtime.supervisor.run import run_shielded
 from crannog.runtime.supervisor.world import InjectedFile, World
-from crannog.shield.fspf import open_fspf
+from crannog.shield.fspf import open_fspf, open_plain
 
 
 def main(specification: dict[str, Any]) -> int:
@@ -37,6 +37,9 @@ def main(specification: dict[str, Any]) -> int:
             for path, content, mode in specification["files"]
         ),
         allow_dlopen=specification.get("allow_dlopen", 2),
+        base=open_plain(Path(specification["base"]).read_bytes())
+        if "base" in specification
+        else None,
     )
     if "user" in specification:
         user = specification["user"]

@@ -36,6 +36,7 @@ class Shield:
         self.fspf: Protected | None = None
         self.injected: list[tuple[str, bytes, int]] = []
         self.user: int | None = None
+        self.base_fspf: bytes | None = None
 
     def protect(
         self,
@@ -132,6 +133,10 @@ class Shield:
                 "key": self.fspf.key.hex(),
                 "tag": self.fspf.tag.hex(),
             }
+        if self.base_fspf is not None:
+            plain = self.base / "base.fspf"
+            plain.write_bytes(self.base_fspf)
+            specification["base"] = str(plain)
         if self.user is not None:
             specification["user"] = self.user
         path = self.base / "specification.json"

@@ -88,5 +88,15 @@ def _usable(path: str, name: str) -> str:
 
 
 def _normal(path: str) -> str:
+    """With its directory's links resolved: by the kernel, since an attested start looks up little."""
     directory, name = os.path.split(path)
-    return os.path.join(os.path.realpath(directory or "."), name)
+    try:
+        handle = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFound(f"command {path!r}: no such directory") from error
+    try:
+        return os.path.join(os.readlink(f"/proc/self/fd/{handle}"), name)
+    except FileNotFoundError:
+        return os.path.join(os.path.realpath(directory or "."), name)  # /proc is not mounted
+    finally:
+        os.close(handle)

@@ -61,13 +61,15 @@ class Layers:
     def __init__(self, base: Fspf, session: Fspf | None) -> None:
         self._base = base
         self._session = session
-        self.guarded: tuple[bytes, ...] = tuple(region.path for region in base.regions)
+        # `/` is there, not protected, where there are several: the format asks for it.
+        own = [region for region in base.regions if region.protected]
+        self.guarded: tuple[bytes, ...] = tuple(region.path for region in own)
         self._open: tuple[bytes, ...] = tuple(_open_directories(base))
-        regions = {region.path: region for region in session.regions} if session else {}
+        regions = {region.path: region for region in session.regions} if session is not None else {}
         for path in self._open:
             if path not in regions:
                 regions[path] = _as_around(session, path)
-        regions.update({region.path: region for region in base.regions})
+        regions.update({region.path: region for region in own})
         self.regions = LayeredRegions(regions[path] for path in sorted(regions))
 
     def is_guarded(self, path: bytes) -> bool:
@@ -105,12 +107,15 @@ def layer(base: Fspf, session: Fspf | None) -> Layers:
     """Both over each other.
 
     Raises:
-        FormatError: the base has a region that is not authenticated or is `/`, or lists something
-            below a directory that it leaves open.
+        FormatError: the base has another region than authenticated ones below `/` and `/` itself,
+            not protected; or lists something below a directory that it leaves open.
         Misconfigured: a region of the session's lies in what the base protects.
     """
     for region in base.regions:
-        if region.protection is not Protection.AUTHENTICATED or region.path == b"/":
+        at_root = region.path == b"/"
+        if region.protection is not (
+            Protection.NOT_PROTECTED if at_root else Protection.AUTHENTICATED
+        ):
             raise FormatError(
                 f"base fspf: region {printable(region.path)} is not an authenticated one below '/'"
             )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crannog.runtime.find import NotExecutable, NotFound, find_program
+from crannog.runtime.find import NotExecutable, NotFound, executed, find_program
 
 
 def program(path: Path, mode: int = 0o755) -> Path:
@@ -50,3 +50,21 @@ def test_there_and_not_executable(tmp_path: Path) -> None:
     for name in ("tool", str(tmp_path / "directory")):
         with pytest.raises(NotExecutable, match="not an executable"):
             find_program(name, {"PATH": str(tmp_path)})
+
+
+def test_interpreter_behind_a_front_is_what_is_executed(tmp_path: Path) -> None:
+    front = program(tmp_path / "usr" / "bin" / "python3.11")
+    (tmp_path / "usr" / "bin" / "python3").symlink_to("python3.11")
+    (tmp_path / "bin").symlink_to("usr/bin")
+    assert executed(str(front)) == str(front)
+    real = program(tmp_path / "usr" / "libexec" / "crannog" / "python3.11")
+    for name in ("usr/bin/python3", "usr/bin/python3.11", "bin/python3"):
+        assert executed(str(tmp_path / name)) == str(real)
+    assert executed(str(real)) == str(real)
+
+
+def test_name_of_a_front_stays_for_argv0(tmp_path: Path) -> None:
+    program(tmp_path / "bin" / "python3.11")
+    program(tmp_path / "libexec" / "crannog" / "python3.11")
+    found = find_program("python3.11", {"PATH": str(tmp_path / "bin")})
+    assert found == str(tmp_path / "bin" / "python3.11")

@@ -100,7 +100,7 @@ class Namespace:
         """(A) Nothing begins in the base's regions but what is its own, by any name of either."""
         real = {self._real(path): path for path in layers.guarded}
         for path, point in self._points.items():
-            if path in layers.guarded:
+            if path in layers.guarded and not isinstance(point, InjectedFile):
                 continue
             what = f"region {printable(path)} of the session's fspf"
             if isinstance(point, InjectedFile):
