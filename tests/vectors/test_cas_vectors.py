@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from vectors.cas import generate
 
+from crannog.cas.store.accepted import Accepted, stored_entry
 from crannog.cas.store.records import (
     Version,
     audit_mac,
@@ -61,6 +62,7 @@ def test_the_derived_keys(name: str) -> None:
         "version chain": keys.versions,
         "audit chain": keys.audit,
         "state": keys.state,
+        "operator": keys.operator,
         "key check": keys.check,
     }
     assert {use: key.hex() for use, key in found.items()} == vector["keys"]
@@ -91,3 +93,6 @@ def test_the_chains_and_what_binds_them(name: str) -> None:
     )
     assert state.expected_mac(keys).hex() == vector["state"]
     assert state.head == parse_head(vector["head"])
+    entries = tuple(stored_entry(*row) for row in reversed(vector["accepted"]))
+    trusting = state._replace(accepted=Accepted(entries))
+    assert trusting.expected_mac(keys).hex() == vector["state_with_accepted"]

@@ -27,6 +27,7 @@ USES = {
     "version chain": 32,
     "audit chain": 32,
     "state": 32,
+    "operator": 32,
     "key check": 16,
 }
 
@@ -156,22 +157,24 @@ def chain_vectors() -> dict[str, Vector]:
         head = hmac.digest(derived("audit chain"), message, "sha256")
         records.append({"sequence": sequence, "record": record, "mac": head.hex()})
     authority = hashlib.sha256(parts([b"cas", b"certificate", b"sealed"])).digest()
-    state = hmac.digest(
-        derived("state"),
-        parts(
-            [
-                DATABASE,
-                derived("key check"),
-                b"simulation",
-                authority,
-                number(2),
-                previous,
-                number(2),
-                head,
-            ]
-        ),
-        "sha256",
-    )
+    bound = [
+        DATABASE,
+        derived("key check"),
+        b"simulation",
+        authority,
+        number(2),
+        previous,
+        number(2),
+        head,
+    ]
+    state = hmac.digest(derived("state"), parts(bound), "sha256")
+    accepted = [
+        ["las-key", "aa" * 32, "node 1", "2026-01-31T12:00:02.000000Z"],
+        ["las-key", "bb" * 32, "", "2026-01-31T12:00:01.000000Z"],
+        ["launcher", "0f" * 32, "release 1", "2026-01-31T12:00:03.000000Z"],
+    ]
+    listed = hashlib.sha256(parts([text.encode() for row in accepted for text in row])).digest()
+    trusting = hmac.digest(derived("state"), parts([*bound, listed]), "sha256")
     return {
         "chains": {
             "fact": "two versions, two audit records, and the state that binds both heads",
@@ -184,6 +187,8 @@ def chain_vectors() -> dict[str, Vector]:
             "level": "simulation",
             "authority": [["cas", b"certificate".hex(), b"sealed".hex()]],
             "state": state.hex(),
+            "accepted": accepted,
+            "state_with_accepted": trusting.hex(),
             "head": f"2:{head.hex()}",
         }
     }

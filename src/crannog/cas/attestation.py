@@ -127,12 +127,13 @@ class EnclaveApi:
             session_hash=configuration.session_hash,
             request_id=seen.id,
         )
-        self._metrics.attestation("provisioned")
+        self._metrics.attestation("provisioned", configuration.level)
         return configuration
 
     def refusal(self, error: Error, config_id: str, seen: _Seen) -> Refusal:
         """What the peer hears of `error`; the operator's log has the whole of it."""
-        self._metrics.attestation(error.code)
+        claims = seen.claims
+        self._metrics.attestation(error.code, None if claims is None else claims.level)
         values = {"peer": seen.peer, "request_id": seen.id, "code": error.code}
         reason = ": ".join(chain(error))
         if isinstance(error, StorageFailed):

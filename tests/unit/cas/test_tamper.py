@@ -14,12 +14,14 @@ import pytest
 
 from crannog.cas.audit import Severity, verify_audit_log
 from crannog.cas.keys import FileKey
+from crannog.cas.store.accepted import Entry, Kind
 from crannog.cas.store.records import Event, Record
 from crannog.errors import Error, IntegrityError, Misconfigured, StorageFailed
 from crannog.levels import Level
 from tests.unit.cas.support import NOW, add, opened
 
-TABLES = ("state", "authority", "versions", "sealed", "audit")
+TABLES = ("state", "authority", "versions", "sealed", "audit", "accepted")
+LAS = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,8 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = opened(directory)
     add(store, "a", predecessor=one)
     store.append(Record(NOW, Event.SESSION_READ, session="a"))
+    for kind, value in ((Kind.LAS_KEY, LAS), (Kind.LAUNCHER, "ab" * 32)):
+        store.accept(Entry(kind, value, "note", "then"), Record(NOW, Event.LAS_ENROLLED))
     store.close()
     return directory
 
@@ -278,3 +282,30 @@ def test_a_damaged_file_never_raises_anything_but_our_errors(genuine: Path, tmp_
         if found is Severity.VERIFIED:
             assert cells(directory) == rows
         shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"INSERT INTO accepted VALUES ('las-key', '{'cd' * 32}', '', 'now')",
+        f"UPDATE accepted SET kind = 'las-key' WHERE value = '{'ab' * 32}'",
+        "DELETE FROM accepted",
+        "DROP TABLE accepted",
+    ],
+)
+def test_nobody_is_trusted_or_forgotten_by_writing_the_file(database: Path, change: str) -> None:
+    tamper(database, change)
+    assert severity(database) is Severity.STATE_CHANGED
+    with pytest.raises(IntegrityError):
+        opened(database, level=None)
+
+
+def test_a_removed_las_is_not_put_back(database: Path) -> None:
+    tamper(database, "CREATE TABLE kept AS SELECT * FROM accepted")
+    store = opened(database, level=None)
+    store.withdraw(Kind.LAS_KEY, LAS, Record(NOW, Event.LAS_REMOVED))
+    store.close()
+    tamper(database, "DELETE FROM accepted", "INSERT INTO accepted SELECT * FROM kept")
+    assert severity(database) is Severity.STATE_CHANGED
+    with pytest.raises(IntegrityError):
+        opened(database, level=None)

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from crannog.levels import Level
+
 Counts = Callable[[], Mapping[str, int]]
 
 
@@ -24,8 +26,9 @@ class Metrics:
         )
         self._attestations = Counter(
             "crannog_cas_attestations",
-            "Attestations by outcome: provisioned, or the code of the refusal",
-            ["outcome"],
+            "Attestations by outcome (provisioned, or the code of the refusal) and by the level of "
+            "the evidence (none: nothing authentic)",
+            ["outcome", "level"],
             registry=self._registry,
         )
 
@@ -33,9 +36,9 @@ class Metrics:
         """Count a response."""
         self._requests.labels(str(status)).inc()
 
-    def attestation(self, outcome: str) -> None:
-        """Count the end of an exchange on 18765."""
-        self._attestations.labels(outcome).inc()
+    def attestation(self, outcome: str, level: Level | None) -> None:
+        """Count the end of an exchange on 18765; `level` is None where nothing was authentic."""
+        self._attestations.labels(outcome, "none" if level is None else level.value).inc()
 
     def watch(self, port: str, counts: Counts) -> None:
         """Show a listener's counts."""
