@@ -11,8 +11,10 @@ from tests.containers.rig import Engine
 class ReachablePlatform(DevelopmentPlatform):
     """CAS and LAS on all of the host's addresses; `options` are for containers."""
 
-    def __init__(self, directory: Path, *, free_ports: bool = True) -> None:
-        super().__init__(directory, listen="0.0.0.0", free_ports=free_ports)
+    def __init__(self, directory: Path, *, ports: tuple[int, int, int] = (0, 0, 0)) -> None:
+        super().__init__(directory, listen="0.0.0.0", free_ports=False)
+        for name, port in zip(("client", "enclave", "las"), ports, strict=True):
+            self._arguments += [f"--{name}-port", str(port)]
 
     def cas_address(self, engine: Engine) -> str:
         """HOST:PORT of the CAS for programs, from a container."""

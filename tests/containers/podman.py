@@ -28,8 +28,7 @@ def write_settings(directory: Path, registry: str) -> dict[str, str]:
 
 
 def write_docker_shim(directory: Path) -> Path:
-    """A `docker` that is Podman, as the package podman-docker makes one; its directory."""
-    directory.mkdir()
+    """Write a `docker` that is Podman, as the package podman-docker has it; the directory."""
     shim = directory / "docker"
     shim.write_text(f'#!/bin/sh\nexec {shutil.which("podman")} "$@"\n')
     shim.chmod(0o755)

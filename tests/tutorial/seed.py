@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 PROJECT = Path(__file__).parents[2]
+
+
+class Reply(NamedTuple):
+    """A `curl` line of the tutorial and what it says comes back."""
+
+    command: str
+    output: str
 
 
 def seed_text() -> str:
@@ -30,3 +38,9 @@ def block_with(blocks: list[str], *marks: str) -> str:
     found = [block for block in blocks if all(mark in block for mark in marks)]
     assert len(found) == 1, f"{len(found)} blocks hold {marks}"
     return found[0]
+
+
+def replies(block: str) -> list[Reply]:
+    """The `$ curl …` lines of a block with the output that the tutorial shows."""
+    found = re.findall(r"^\$ (curl .*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+    return [Reply(command, output) for command, output in found]

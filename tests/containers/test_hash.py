@@ -1,0 +1,215 @@
+"""SCONE_HASH=1 on images: one line, no network, equal for equal programs and for no others."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.containers.rig import Engine
+
+Measure = Callable[..., str]
+LAUNCHER = "/run/crannog/launcher"
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+
+
+@pytest.fixture(scope="session")
+def by_engine() -> dict[str, str]:
+    """The curated image's measurement, by engine, as it becomes known."""
+    return {}
+
+
+@pytest.fixture
+def measure(engine: Engine) -> Measure:
+    """SCONE_HASH=1 on an image without a network: one line of 64 hex on stdout, nothing else."""
+
+    def run(image: str, *command: str, options: tuple[str, ...] = (), **variables: str) -> str:
+        settings = [f"--env={name}={value}" for name, value in variables.items()]
+        done = engine.run(
+            image,
+            *command,
+            options=("--network=none", "--env=SCONE_HASH=1", *settings, *options),
+        )
+        assert re.fullmatch(r"[0-9a-f]{64}\n", done.stdout), done
+        return done.stdout.strip()
+
+    return run
+
+
+@pytest.fixture
+def derived(engine: Engine, curated_image: str, image_prefix: str) -> Callable[[str], str]:
+    """An image made from the curated one by some lines of a Dockerfile."""
+
+    def build(lines: str) -> str:
+        name = f"{image_prefix}derived:{abs(hash(lines))}"
+        return engine.build_text(name, f"FROM {curated_image}\n{lines}\n")
+
+    return build
+
+
+@pytest.fixture
+def original(measure: Measure, curated_image: str) -> str:
+    """The curated image's own."""
+    return measure(curated_image)
+
+
+def test_both_engines_give_one_measurement(
+    engine: Engine, original: str, by_engine: dict[str, str]
+) -> None:
+    by_engine[engine.name] = original
+    assert set(by_engine.values()) == {original}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("python",),
+        ("python3",),
+        ("python3.11",),
+        ("/usr/bin/python3", "/app/server.py"),
+        ("/crannog/run", "--", "python3"),
+        ("/crannog/run", "python3.11", "-c", "0"),
+        ("sh", "-c", "exec python3 -c 0"),
+        ("sh", "-c", "cd /tmp && python3"),
+        ("/usr/bin/env", "python3"),
+    ],
+)
+def test_every_way_to_start_it_is_one_measurement(
+    measure: Measure, curated_image: str, original: str, command: tuple[str, ...]
+) -> None:
+    if not curated_image.startswith("localhost"):
+        pytest.skip("the base image's interpreter may lie elsewhere")
+    assert measure(curated_image, *command) == original
+
+
+def test_nodes_launcher_gives_the_same(
+    measure: Measure, curated_image: str, original: str, artifacts: Path
+) -> None:
+    mount = f"--volume={artifacts / 'launcher'}:{LAUNCHER}:ro"
+    command = (f"{LAUNCHER}/run", "--", "python3")
+    assert measure(curated_image, *command, options=(mount,)) == original
+
+
+def test_unprivileged_container_gives_the_same(
+    engine: Engine, measure: Measure, curated_image: str, original: str
+) -> None:
+    options = (*engine.hardened, "--user=1000:1000")
+    assert measure(curated_image, options=options) == original
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'EXPOSE 8080\nRUN mkdir /app && echo 0 > /app/server.py\nCMD ["python3", "/app/server.py"]',
+        'EXPOSE 4443\nRUN mkdir /app && echo 1 > /app/server-tls.py\nCMD ["python3"]',
+        "EXPOSE 4443\nRUN mkdir /app && touch /app/server-tls.py /fspf.pb",
+        "ENV GREETING=x SCONE_MODE=sim\nUSER 1000\nWORKDIR /tmp\nLABEL a=b",
+        "RUN python3 -c 'import http.server, ssl, asyncio'",
+    ],
+    ids=["tutorial-0.1", "tutorial-0.2", "tutorial-0.3", "settings", "python-ran-as-root"],
+)
+def test_image_with_the_same_interpreter_gives_the_same(
+    measure: Measure, derived: Callable[[str], str], original: str, lines: str
+) -> None:
+    assert measure(derived(lines)) == original
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"SCONE_HEAP": "1G"}, {"SCONE_ALLOW_DLOPEN": "1"}, {"SCONE_ALLOW_DLOPEN": "2"}],
+    ids=["heap", "dlopen-1", "dlopen-2"],
+)
+def test_another_setting_gives_another(
+    measure: Measure, curated_image: str, original: str, variables: dict[str, str]
+) -> None:
+    assert measure(curated_image, **variables) != original
+
+
+CHANGES = {
+    "interpreter": "printf x >> $(echo /usr/libexec/crannog/python3*)",
+    "needed-library": f"f=$(readlink -f {LIBRARIES}/libexpat.so.1) && printf x >> $f",
+    "loader-cache": "printf x >> /etc/ld.so.cache",
+    "openssl-cnf": "printf '#x\\n' >> /etc/ssl/openssl.cnf",
+    "nss-configuration": "printf 'hosts: files myhost\\n' > /etc/nsswitch.conf",
+    "gconv-configuration": f"mkdir -p {LIBRARIES}/gconv/gconv-modules.d"
+    f" && printf '# x\\n' > {LIBRARIES}/gconv/gconv-modules.d/extra.conf",
+    "gconv-cache": f"printf x >> {LIBRARIES}/gconv/gconv-modules.cache",
+    "locale-archive": "printf x >> /usr/lib/locale/locale-archive",
+    "sitecustomize": "printf '#\\n' > /usr/lib/python3/dist-packages/sitecustomize.py",
+    "the-librarys-sitecustomize": "printf '#\\n' >> /etc/python3.11/sitecustomize.py",
+    "usercustomize": "d=/.local/lib/python3.11/site-packages && mkdir -p $d"
+    " && printf '#\\n' > $d/usercustomize.py",
+    "pth": "printf 'import os\\n' > /usr/lib/python3/dist-packages/x.pth",
+    "preload": "printf /usr/lib/x.so > /etc/ld.so.preload",
+    "extension-module": "f=$(ls /usr/lib/python3.11/lib-dynload/_ssl*.so) && printf x >> $f",
+    "added-extension-module": "cp /usr/lib/python3.11/lib-dynload/_ssl*.so"
+    " /usr/lib/python3.11/lib-dynload/added.so",
+    "zipped-library": "printf x > /usr/lib/python311.zip",
+    "virtual-environment": "printf 'home = /tmp\\n' > /usr/pyvenv.cfg",
+    "build-tree": "printf '../../tmp\\n' > /usr/libexec/crannog/pybuilddir.txt",
+    "base-fspf": "printf x >> /usr/libexec/crannog/base.fspf",
+    "no-base-fspf": "rm /usr/libexec/crannog/base.fspf",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_image_gives_another(
+    measure: Measure, derived: Callable[[str], str], original: str, change: str
+) -> None:
+    assert measure(derived(f"USER 0\nRUN {CHANGES[change]}")) != original
+
+
+def test_virtual_environment_gives_another_and_its_own(
+    measure: Measure, derived: Callable[[str], str], original: str
+) -> None:
+    made = derived("RUN python3 -m venv --without-pip /venv")
+    found = measure(made, "/venv/bin/python3")
+    assert found != original
+    assert measure(made, "/venv/bin/python") != original
+    assert measure(made, "/crannog/run", "--", "/venv/bin/python3") == found
+    assert measure(made) == original
+    other = derived("RUN python3 -m venv --without-pip --system-site-packages /venv")
+    assert measure(other, "/venv/bin/python3") != found
+
+
+def test_two_builds_give_one_measurement(
+    engine: Engine,
+    measure: Measure,
+    original: str,
+    base_image: str,
+    artifacts: Path,
+    image_prefix: str,
+) -> None:
+    from images.build import build_images
+
+    engine.call("build", "--help", check=False)
+    again = build_images(
+        engine.name,
+        base=base_image,
+        artifacts=artifacts,
+        prefix=f"{image_prefix}again/",
+        only=("python",),
+    )
+    assert measure(again[0].name) == original
+
+
+def test_no_socket_is_made(artifacts: Path, tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("no strace")
+    trace = tmp_path / "trace"
+    done = subprocess.run(
+        [
+            *("strace", "-f", "-e", "trace=%network", "-o", trace),
+            *(artifacts / "launcher" / "run", "--", "/usr/bin/python3"),
+        ],
+        env={"SCONE_HASH": "1", "SCONE_CONFIG_ID": "a/b", "SCONE_CAS_ADDR": "cas"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.fullmatch(r"[0-9a-f]{64}\n", done.stdout), done
+    assert "socket(" not in trace.read_text()
