@@ -109,8 +109,8 @@ class _Begun:
         self._source.close()
 
 
-def verify_blob(blobs: Blobs, layer: Layer, *, progress: Progress = _silent) -> int:
-    """Hash a layer's blob and compare; its size.
+def verify_blob(blobs: Blobs, layer: Layer, *, progress: Progress = _silent) -> tuple[str, int]:
+    """Hash a layer's blob and compare; its digest and size.
 
     Layers without a digest of their own (archives of `docker save`) are compared with their diff id
     where they are not compressed, and otherwise when they are read.
@@ -118,7 +118,7 @@ def verify_blob(blobs: Blobs, layer: Layer, *, progress: Progress = _silent) -> 
     Raises:
         IntegrityError: it is not what the image says.
     """
-    source, size = blobs.open(layer.blob)
+    source, _ = blobs.open(layer.blob)
     try:
         head = _head(source)
         reading = Reading(_Begun(source, head), progress)
@@ -131,7 +131,7 @@ def verify_blob(blobs: Blobs, layer: Layer, *, progress: Progress = _silent) -> 
         check_same(reading.digest(), layer.digest, what)
     elif not compression(head, what):
         check_same(reading.digest(), layer.diff_id, what)
-    return size
+    return reading.digest(), reading.count
 
 
 def _head(source: Source) -> bytes:

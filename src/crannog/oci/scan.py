@@ -53,7 +53,7 @@ class Scan(NamedTuple):
         shipped: the content of every regular file of every layer, in order.
         touched: for each layer, the names of its members in order (whiteouts with their prefix).
         gzip: for each layer, whether it is compressed.
-        sizes: for each layer, the bytes of its blob.
+        blobs: for each layer, the digest of its blob and the bytes of it.
         members: how many members there are.
     """
 
@@ -61,7 +61,7 @@ class Scan(NamedTuple):
     shipped: tuple[Shipped, ...]
     touched: tuple[tuple[tuple[bytes, Type], ...], ...]
     gzip: tuple[bool, ...]
-    sizes: tuple[int, ...]
+    blobs: tuple[tuple[str, int], ...]
     members: int
 
 
@@ -99,10 +99,10 @@ def scan_image(
     shipped: list[Shipped] = []
     touched: list[tuple[tuple[bytes, Type], ...]] = []
     gzip: list[bool] = []
-    sizes: list[int] = []
+    measured: list[tuple[str, int]] = []
     count = 0
     for number, layer in enumerate(image.layers):
-        sizes.append(verify_blob(blobs, layer, progress=progress))
+        measured.append(verify_blob(blobs, layer, progress=progress))
         stream = LayerStream(blobs, layer, progress=progress, limits=limits)
         names: list[tuple[bytes, Type]] = []
         try:
@@ -121,7 +121,7 @@ def scan_image(
             stream.close()
         touched.append(tuple(names))
         gzip.append(stream.gzip)
-    return Scan(union, tuple(shipped), tuple(touched), tuple(gzip), tuple(sizes), count)
+    return Scan(union, tuple(shipped), tuple(touched), tuple(gzip), tuple(measured), count)
 
 
 def _apply(union: Union, place: Place, member: Member, what: str) -> File | None:
