@@ -29,6 +29,7 @@ def main() -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "xb") as file:
             file.write(data)
+            os.fchmod(file.fileno(), 0o644)
 
 
 main()
