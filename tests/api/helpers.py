@@ -17,6 +17,7 @@ from crannog.cas.server import CasServer
 from crannog.cas.settings import CasSettings
 from crannog.evidence.envelope import Envelope
 from crannog.evidence.statement import Statement, sign_statement
+from crannog.evidence.subject import Container, Pins
 from crannog.exchange.configuration import Configuration
 from crannog.levels import Level
 from crannog.transport.address import Address
@@ -132,10 +133,25 @@ def statement(
     level: Level = Level.SIMULATION,
     method: str = "launcher",
     key: Ed25519PrivateKey | None = None,
+    reason: str = "",
+    pins: Pins | None = None,
+    container: Container | None = None,
 ) -> Envelope:
     """Evidence that a launcher, or whoever has `key`, signs."""
     return sign_statement(
-        Statement(level, method, mrenclave, bound, LAUNCHER, config_id, "cas:18765", 1),
+        Statement(
+            level,
+            method,
+            mrenclave,
+            bound,
+            LAUNCHER,
+            config_id,
+            "cas:18765",
+            1,
+            reason,
+            pins or Pins(),
+            container,
+        ),
         key or Ed25519PrivateKey.generate(),
     )
 

@@ -7,6 +7,7 @@ proves nothing to anybody.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from crannog.errors import Error, Unavailable
 from crannog.wire import Fields, parse_object
 
 STOP_SECONDS = 10.0
+_LAS_KEY = re.compile(r"has public key ([0-9a-f]{64})")
 
 
 class CommandFailed(Error):
@@ -109,6 +111,31 @@ class DevelopmentPlatform:
         path = self.directory / "session.yaml"
         path.write_text(text)
         return self.run("session", "create", str(path)).strip()
+
+    @property
+    def las_key(self) -> str:
+        """The public key of the platform's LAS, 64 hex digits."""
+        found = _LAS_KEY.search(self.log())
+        if found is None:
+            raise Unavailable("the platform's LAS has not said its key yet")
+        return found[1]
+
+    def enrol(self, key: str, *, note: str = "") -> str:
+        """Let that LAS vouch for level node, from now on; the audit log's head."""
+        return self.operate("las", "add", key, "--note", note)
+
+    def remove_las(self, key: str) -> str:
+        """Take that back; the audit log's head."""
+        return self.operate("las", "remove", key)
+
+    def accept_launcher(self, digest: str, *, note: str = "") -> str:
+        """Accept this launcher, and none that is not listed; the audit log's head."""
+        return self.operate("launcher", "add", digest, "--note", note)
+
+    def operate(self, *arguments: str) -> str:
+        """`crannog cas ARGUMENTS` on this platform's CAS, as its operator; its stdout."""
+        state = str(self.directory / "state" / "cas")
+        return self.run("cas", *arguments, "--state-directory", state).strip()
 
     def run(self, *arguments: str) -> str:
         """A command of the command line, with its state in `directory`; its stdout."""
