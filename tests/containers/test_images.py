@@ -194,7 +194,9 @@ def test_a_cas_keeps_what_it_was_told_when_it_is_killed(
         assert key_hash(cas.logs().rpartition("client API is listening")[2]) == known
         crannog(tmp_path, "cas", "attest", f"{cas.address}:8081", "-c", known)
         back = tmp_path / "back.yaml"
-        back.write_text(crannog(tmp_path, "session", "read", "kept"))
+        back.write_text(
+            crannog(tmp_path, "session", "read", "kept", "--cas", f"{cas.address}:8081")
+        )
         assert crannog(tmp_path, "session", "verify", str(back)).strip() == created
     # And for another container, which needs no level any more.
     with running_cas(engine, cas_image, volume) as cas:
