@@ -10,6 +10,7 @@ from crannog.evidence.claims import Claims, Trust
 from crannog.evidence.envelope import Envelope
 from crannog.evidence.report import Channel, report_data
 from crannog.evidence.statement import Statement, sign_statement
+from crannog.evidence.subject import Container, Pins
 from crannog.evidence.verify import Expected, verify, verify_bound
 from crannog.levels import Level
 
@@ -65,6 +66,53 @@ def test_an_enrolled_key_that_did_not_look_is_worth_simulation(method: str) -> N
 
 def test_a_statement_is_never_worth_hardware() -> None:
     assert _claims(Level.HARDWARE, ENROLLED).level is Level.NODE
+
+
+CONTAINER = Container("docker", "c" * 64, image="shop:1")
+PINS = Pins("key", "version")
+
+
+def _told(level: Level, trust: Trust, *, method: str = "las/witness", reason: str = "") -> Claims:
+    statement = Statement(
+        level, method, b"m" * 32, BOUND, b"l" * 32, "s/a", "cas", 1, reason, PINS, CONTAINER
+    )
+    return verify(sign_statement(statement, KEY), trust, NOW)
+
+
+def test_pins_and_container_are_claims_at_level_node() -> None:
+    claims = _told(Level.NODE, ENROLLED)
+    assert (claims.pins, claims.container, claims.reason) == (PINS, CONTAINER, "")
+
+
+@pytest.mark.parametrize(
+    ("level", "trust", "method"),
+    [
+        (Level.NODE, NOBODY, "las/witness"),
+        (Level.NODE, ENROLLED, "las/unix"),
+        (Level.NODE, ENROLLED, "las/tcp"),
+        (Level.SIMULATION, ENROLLED, "las/witness"),
+    ],
+)
+def test_below_node_they_are_anybody_s_word_and_dropped(
+    level: Level, trust: Trust, method: str
+) -> None:
+    claims = _told(level, trust, method=method)
+    assert claims.level is Level.SIMULATION
+    assert (claims.pins, claims.container) == (Pins(), None)
+
+
+def test_an_enrolled_las_says_why() -> None:
+    claims = _told(Level.SIMULATION, ENROLLED, method="las/unix", reason="args[0] is\nsh")
+    assert claims.reason == "the LAS: args[0] is?sh"
+
+
+def test_an_enrolled_las_that_does_not_say_why_is_named_by_its_method() -> None:
+    assert _told(Level.NODE, ENROLLED, method="las/\x1b").reason == "the LAS: its method is las/?"
+
+
+def test_a_stranger_s_reason_is_not_taken() -> None:
+    claims = _told(Level.SIMULATION, NOBODY, reason="enrol me")
+    assert claims.reason == f"the key that signed, {PUBLIC.hex()}, is not enrolled at this CAS"
 
 
 def test_the_signer_is_in_the_claims() -> None:
