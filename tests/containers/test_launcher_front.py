@@ -52,10 +52,10 @@ def image(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Inside:
 def test_an_ordinary_start_is_the_interpreters_own(
     image: Inside, name: str, given: dict[str, str]
 ) -> None:
-    done = image.run(name, "-c", "", environment=given)
+    done = image.run(name, "-c", "x", environment=given)
     assert (done.returncode, done.stderr) == (0, b"")
     expected = [f"{key}={value}".encode() for key, value in given.items()]
-    assert done.stdout.startswith(name.encode() + b"\0-c\0")
+    assert done.stdout.startswith(name.encode() + b"\0-c\0x\0")
     assert shown(done.stdout)[1] == expected
 
 

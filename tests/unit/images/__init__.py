@@ -1,1 +1,0 @@
-"""The image builder's parts that need no engine."""
