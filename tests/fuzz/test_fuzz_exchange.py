@@ -19,6 +19,7 @@ from crannog.evidence.verify import verify
 from crannog.exchange.attestation import AttestationClient, AttestationServer
 from crannog.exchange.configuration import configuration_message, parse_configuration
 from crannog.exchange.las import LasClient, LasServer
+from crannog.exchange.operator import Action, OperatorClient, OperatorServer, Order
 from crannog.exchange.refusal import parse_refusal, refusal_message
 from crannog.wire import encode_json, frame
 from tests.exchange.helpers import CONFIGURATION, EVIDENCE, NONCE, REFUSAL, REQUEST
@@ -53,6 +54,21 @@ _MESSAGES: list[dict[str, Any]] = [
         "foreign": "",
         "pins": {"cas_key": "", "session_hash": ""},
     },
+    {
+        "type": "challenge",
+        "protocol": "crannog-operator/1",
+        "database": "00" * 16,
+        "nonce": NONCE.hex(),
+    },
+    {
+        "type": "order",
+        "protocol": "crannog-operator/1",
+        "action": "las-add",
+        "subject": "00" * 32,
+        "note": "",
+        "mac": "00" * 32,
+    },
+    {"type": "done", "head": "1:00", "mac": "00" * 32},
     {"type": "quoted", "envelope": {"media_type": MEDIA_TYPE, "data": ""}},
     {"type": "probe", "protocol": "crannog-las/2"},
     {
@@ -119,7 +135,22 @@ def _probing() -> LasClient:
     return client
 
 
+def _commanded() -> OperatorServer:
+    return OperatorServer(key=bytes(32), database=bytes(16), nonce=NONCE)
+
+
+def _ordered() -> OperatorClient:
+    client = OperatorClient()
+    client.receive(_commanded().challenge())
+    client.next_event()
+    client.order(Order(Action.LAS_ADD, "", ""), key=bytes(32))
+    return client
+
+
 _ENDS: list[Callable[[], Any]] = [
+    _commanded,
+    OperatorClient,
+    _ordered,
     AttestationServer,
     _challenged,
     _asked,
