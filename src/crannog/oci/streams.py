@@ -124,6 +124,8 @@ class Inflating:
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
+        if not size:
+            return b""  # to zlib, 0 means no limit
         while True:
             if self._inflate.eof:
                 self._input = self._inflate.unused_data or self._source.read(PIECE)

@@ -380,6 +380,8 @@ class TarReader:
         return data
 
     def _read(self, length: int) -> bytes:
+        if not length:
+            return b""
         data = self._stream.read(length)
         while data and len(data) < length:
             more = self._stream.read(length - len(data))
