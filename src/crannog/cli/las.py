@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,9 @@ from crannog.cli.ui import ui
 from crannog.cli.waiting import stop_signal
 
 app = typer.Typer(no_args_is_help=True)
+
+USUAL_SOCKET = Path("/run/crannog/las/socket")
+USUAL_LAUNCHER = Path("/run/crannog/launcher")
 
 
 @app.command()
@@ -27,10 +31,43 @@ def serve(
         str, typer.Option("--listen", help="HOST:PORT for programs; `none` for no TCP port.")
     ] = "0.0.0.0:18766",
     socket: Annotated[
-        Path | None, typer.Option("--socket", help="Path of a Unix socket to listen on as well.")
+        Path | None,
+        typer.Option(
+            "--socket",
+            help="Path of a Unix socket to listen on as well.",
+            show_default="/run/crannog/las/socket where that directory is there and writable",
+        ),
+    ] = None,
+    launcher: Annotated[
+        Path | None,
+        typer.Option(
+            "--launcher",
+            help="The node's launcher directory: the one that containers are given.",
+            show_default="/run/crannog/launcher where it is there",
+        ),
+    ] = None,
+    host_root: Annotated[
+        Path,
+        typer.Option("--host-root", help="Where the node's file system is seen."),
+    ] = Path("/"),
+    records: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--records",
+            metavar="NAME=DIRECTORY",
+            help="Where an engine keeps its records, if not where it does by default: "
+            "docker-state, docker-root, containerd-state, podman-state, podman-root, "
+            "runtime-state. Can be given more than once.",
+        ),
     ] = None,
 ) -> None:
-    """Run the LAS in the foreground. What it says is of level simulation: it proves nothing."""
+    """Run the LAS in the foreground.
+
+    On its socket it vouches at level node for containers that the node's launcher starts, where it
+    can read the records of Docker, podman or containerd and shares the node's PID namespace.
+    Everything else, and all of TCP, is of level simulation, which proves nothing.
+    """
+    from crannog.las.records.places import parse_places
     from crannog.las.server import LasServer
     from crannog.las.settings import LasSettings
     from crannog.transport.address import LAS_PORT, parse_address
@@ -41,10 +78,24 @@ def serve(
         parsed = parse_address(listen, LAS_PORT, "--listen")
         address = (parsed.host, parsed.port)
     settings = LasSettings(
-        state_directory=directory or state_directory("las"), listen=address, socket=socket
+        state_directory=directory or state_directory("las"),
+        listen=address,
+        socket=socket or _usual_socket(),
+        launcher=launcher or _usual_launcher(),
+        host_root=host_root,
+        places=parse_places(tuple(records or ())),
     )
     with stop_signal() as stop, LasServer(settings):
         stop.wait()
+
+
+def _usual_socket() -> Path | None:
+    """The place where containers look for the socket, where a node has prepared it."""
+    return USUAL_SOCKET if os.access(USUAL_SOCKET.parent, os.W_OK) else None
+
+
+def _usual_launcher() -> Path | None:
+    return USUAL_LAUNCHER if USUAL_LAUNCHER.is_dir() else None
 
 
 @app.command()

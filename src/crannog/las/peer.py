@@ -1,14 +1,27 @@
-"""Who is at the other end of the Unix socket, and who has given up further evidence."""
+"""Who is at the other end of the Unix socket, and who has given up further evidence.
+
+(A) The kernel says who connected and, with every message, who sent it. Both have to be one process:
+a forked holder of the socket is another.
+"""
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import NamedTuple
 
+from crannog.errors import Denied, Unavailable
+from crannog.las.process import Process
+from crannog.transport.stream import READ, Deadline, TimedOut
+
 REMEMBERED = 65536
+
+_CREDENTIALS = struct.Struct("3i")
+_SO_PEERPIDFD = 77  # asm-generic/socket.h, since Linux 6.5
 
 
 class Peer(NamedTuple):
@@ -18,40 +31,117 @@ class Peer(NamedTuple):
     started: int
 
 
-def unix_peer(sock: socket.socket) -> Peer | None:
-    """The process that connected, or None where the kernel does not say or it is gone."""
-    size = struct.calcsize("3i")
-    try:
-        pid, _, _ = struct.unpack(
-            "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        )
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            data = file.read(4096)
-    except OSError:
-        return None
-    # The name in parentheses may hold anything; the fields after its last one are numbers.
-    fields = data.rpartition(b")")[2].split()
-    if pid <= 0 or len(fields) < 20 or not fields[19].isdigit():
-        return None
-    return Peer(pid, int(fields[19]))
+class Connected:
+    """The process that connected, held so that its id stays its own. `close` lets go.
+
+    Attributes:
+        process: None where we cannot see it: it is in no PID namespace below ours, or gone.
+        peer: who it is, where we can.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.process: Process | None = None
+        self.peer: Peer | None = None
+        try:
+            pid, _, _ = _CREDENTIALS.unpack(
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+        except OSError:
+            return
+        if pid <= 0:
+            return
+        try:
+            self.process = Process(pid, _peer_pidfd(sock))
+            self.peer = Peer(pid, self.process.started())
+        except Denied:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self.process is not None:
+            self.process.close()
+        self.process = self.peer = None
+
+
+class CredentialStream:
+    """A connection on the Unix socket; the sender of each message is checked.
+
+    Args:
+        sock: accepted from a socket with SO_PASSCRED.
+        pid: the only process that may send, or None where we cannot see who connected.
+    """
+
+    def __init__(self, sock: socket.socket, pid: int | None) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._pid = pid
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """Some bytes, or b"" at the end.
+
+        Raises:
+            Denied: another process than the one that connected has sent them, or nobody knows who.
+            Unavailable: cut off, or too slow.
+        """
+        while True:
+            try:
+                # The kernel never joins the bytes of two senders in one answer.
+                data, ancillary, _, _ = self._socket.recvmsg(
+                    READ, socket.CMSG_SPACE(_CREDENTIALS.size)
+                )
+            except (BlockingIOError, InterruptedError):
+                poller = select.poll()
+                poller.register(self._socket, select.POLLIN)
+                if not poller.poll(deadline.left() * 1000):
+                    raise TimedOut("timed out while waiting for the peer's message") from None
+                continue
+            except OSError as error:
+                raise Unavailable(f"connection was cut off: {error.strerror}") from error
+            if data:
+                self._check(ancillary)
+            return data
+
+    def _check(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                sender, _, _ = _CREDENTIALS.unpack(value[: _CREDENTIALS.size])
+                if self._pid is not None and sender != self._pid:
+                    raise Denied(
+                        f"process {sender} sent on the connection of process {self._pid}: "
+                        "one process connects and asks"
+                    )
+                return
+        raise Denied("the kernel does not say who sent the message")
 
 
 class Acknowledged:
-    """The processes that have their configuration; bounded, the oldest are forgotten first."""
+    """Who has got a configuration: processes and containers; the oldest are forgotten first."""
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._peers: OrderedDict[Peer, None] = OrderedDict()
+        self._known: OrderedDict[Hashable, None] = OrderedDict()
 
-    def add(self, peer: Peer) -> None:
-        """From now on this process gets no evidence."""
+    def add(self, one: Hashable) -> None:
+        """From now on it gets no evidence."""
         with self._lock:
-            self._peers[peer] = None
-            while len(self._peers) > self._limit:
-                self._peers.popitem(last=False)
+            self._known[one] = None
+            while len(self._known) > self._limit:
+                self._known.popitem(last=False)
 
-    def holds(self, peer: Peer) -> bool:
-        """Whether this process has acknowledged."""
+    def holds(self, one: Hashable) -> bool:
+        """Whether it has acknowledged."""
         with self._lock:
-            return peer in self._peers
+            return one in self._known
+
+
+def ask_for_senders(sock: socket.socket) -> None:
+    """Have the kernel say who sent each message on connections that this socket accepts."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+def _peer_pidfd(sock: socket.socket) -> int | None:
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return None

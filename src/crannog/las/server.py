@@ -1,4 +1,4 @@
-"""The LAS: TCP 18766 and a Unix socket. All it says here is of level simulation.
+"""The LAS: TCP 18766, where all is of level simulation, and a Unix socket.
 
 The shell around `crannog.exchange.las`: sockets, deadlines, log lines, the key file.
 """
@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import stat
-import time
+import threading
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from crannog.errors import Denied, Error, FormatError, Misconfigured, TooLarge, Unavailable, chain
 from crannog.evidence.statement import METHOD_LAS_TCP, METHOD_LAS_UNIX
 from crannog.exchange.las import Configured, LasServerEvent, Probe
 from crannog.exchange.las import LasServer as LasEnd
 from crannog.exchange.refusal import Refusal
-from crannog.las.key import load_key
-from crannog.las.peer import Acknowledged, Peer, unix_peer
-from crannog.las.quoting import REASONS, quote, status
+from crannog.las.answers import Answers, Asker, Vouching
+from crannog.las.key import KEY_FILE, load_key
+from crannog.las.peer import Connected, CredentialStream, ask_for_senders
+from crannog.las.quoting import OVER_TCP
+from crannog.las.release import load_release
 from crannog.las.settings import LasSettings
+from crannog.las.tree import Tree
+from crannog.las.vouching import Witness
+from crannog.las.vouching import asker as whose_connection
 from crannog.linux.process import forbid_core_dumps
-from crannog.transport.framed import feed
 from crannog.transport.listener import Listener, Slot, tcp_socket, unix_socket
 from crannog.transport.log import Log, Sparse, server_log
 from crannog.transport.stream import Deadline, SocketStream
@@ -44,8 +50,11 @@ class LasServer:
         self._settings = settings
         self._log = log or server_log()
         self._sparse = Sparse()
+        self._key_is_new = not (settings.state_directory / KEY_FILE).exists()
         self._key = load_key(settings.state_directory)
-        self._acknowledged = Acknowledged()
+        self._answers: Answers
+        self._lock = threading.Lock()
+        self._held: dict[Hashable, Slot] = {}
         self._tcp: Listener | None = None
         self._unix: Listener | None = None
 
@@ -82,6 +91,8 @@ class LasServer:
             except Error:
                 self.stop()
                 raise
+        vouching = _vouching(settings)
+        self._answers = Answers(self._key, vouching, self._log)
         # Scripts take the key as field 8 of the line that holds "public".
         self._log.info(f"STARTER: Crannog LAS has public key {self.public_key}")
         if self._tcp is not None:
@@ -91,8 +102,26 @@ class LasServer:
         if self._unix is not None:
             self._unix.start()
             self._log.info(f"STARTER: LAS is listening on unix:{settings.socket}")
-        reason = REASONS[METHOD_LAS_UNIX if self._tcp is None else METHOD_LAS_TCP]
-        self._log.warning(f"STARTER: LAS vouches at trust level simulation only: {reason}")
+        self._say_level(vouching)
+
+    def _say_level(self, vouching: Vouching) -> None:
+        if self._key_is_new:
+            self._log.warning(
+                f"STARTER: new key {self.public_key}: each CAS that is to trust this node has to "
+                f"enrol it; keep {self._settings.state_directory}, in a container as a volume"
+            )
+        if self._unix is None:
+            self._log.warning(f"STARTER: LAS vouches at trust level simulation only: {OVER_TCP}")
+        elif vouching.unready or vouching.witness is None:
+            self._log.warning(
+                f"STARTER: LAS vouches at trust level simulation only: {vouching.unready}"
+            )
+        else:
+            self._log.info(
+                "STARTER: LAS vouches at trust level node on its socket",
+                launcher=vouching.witness.release.digest.hex(),
+                records=",".join(vouching.witness.records()),
+            )
 
     def stop(self) -> None:
         """Stop listening, let open requests end, remove the socket."""
@@ -124,6 +153,7 @@ class LasServer:
             assert self._settings.socket is not None
             _check_directory(self._settings.socket.parent)
             sock = unix_socket(self._settings.socket, "LAS")
+            ask_for_senders(sock)
         return Listener(
             name,
             sock,
@@ -133,37 +163,67 @@ class LasServer:
         )
 
     def _serve(self, slot: Slot, method: str) -> None:
-        stream = SocketStream(slot.socket)
+        if method == METHOD_LAS_TCP:
+            self._converse(slot, SocketStream(slot.socket), Asker(method, None))
+            return
+        asker = Asker(method, Connected(slot.socket))
+        connected = asker.connected
+        peer = connected.peer if connected is not None else None
+        receiving = CredentialStream(slot.socket, None if peer is None else peer.pid)
+        try:
+            with self._alone(slot, asker):
+                self._converse(slot, receiving, asker)
+        finally:
+            asker.close()
+
+    def _converse(self, slot: Slot, receiving: Receiving, asker: Asker) -> None:
+        sending = SocketStream(slot.socket)
         end = LasEnd()
-        asker = _Asker(method, unix_peer(slot.socket) if method == METHOD_LAS_UNIX else None)
         for _ in range(MESSAGES_PER_CONNECTION):
             if slot.draining:
                 return
             deadline = Deadline.after(self._settings.request_seconds)
             try:
                 while (event := end.next_event()) is None:
-                    if not feed(stream, end, deadline):
+                    if not _feed(receiving, end, deadline):
                         return
-            except (FormatError, TooLarge) as error:
-                stream.send(end.refusal(_refusal(error)), deadline)
+            except (FormatError, TooLarge, Denied) as error:
+                sending.send(end.refusal(_refusal(error)), deadline)
                 raise
             with slot.busy():
-                stream.send(self._answer(end, event, asker), deadline)
+                sending.send(self._answer(end, event, asker), deadline)
 
-    def _answer(self, end: LasEnd, event: LasServerEvent, asker: _Asker) -> bytes:
+    def _answer(self, end: LasEnd, event: LasServerEvent, asker: Asker) -> bytes:
         if isinstance(event, Probe):
-            return end.status(status(method=asker.method, key=self._key))
+            return end.status(self._answers.status(asker.method))
         if isinstance(event, Configured):
-            asker.configured = True
-            if asker.peer is not None:
-                self._acknowledged.add(asker.peer)
+            self._answers.configured(asker)
             return end.noted()
-        if asker.configured or (asker.peer is not None and self._acknowledged.holds(asker.peer)):
+        try:
+            return end.quoted(self._answers.quote(event, asker))
+        except Denied as error:
             # (A) After its configuration a process runs what it was given, not our launcher alone.
-            return end.refusal(
-                _refusal(Denied("this process was configured already and gets no further evidence"))
-            )
-        return end.quoted(quote(event, method=asker.method, key=self._key, now=int(time.time())))
+            return end.refusal(_refusal(error))
+
+    @contextlib.contextmanager
+    def _alone(self, slot: Slot, asker: Asker) -> Iterator[None]:
+        """One connection for each container: a new one of its init ends the one before it."""
+        process = asker.connected.process if asker.connected is not None else None
+        whose = whose_connection(process) if process is not None else None
+        if whose is None:
+            yield
+            return
+        with self._lock:
+            before = self._held.get(whose)
+            self._held[whose] = slot
+        if before is not None:
+            before.cut()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._held.get(whose) is slot:
+                    del self._held[whose]
 
     def _failed(self, peer: str, error: BaseException) -> None:
         dropped = self._sparse.take()
@@ -176,13 +236,35 @@ class LasServer:
             self._log.error("connection crashed", peer=peer, reason=kind, dropped=dropped)
 
 
-class _Asker:
-    """Who asks on one connection, and whether it has acknowledged its configuration there."""
+class Receiving(Protocol):
+    """The half of a stream that the peer's messages come from."""
 
-    def __init__(self, method: str, peer: Peer | None) -> None:
-        self.method = method
-        self.peer = peer
-        self.configured = False
+    def receive(self, deadline: Deadline) -> bytes:
+        """Some bytes, or b"" when the peer ended properly."""
+
+
+def _feed(receiving: Receiving, end: LasEnd, deadline: Deadline) -> bool:
+    data = receiving.receive(deadline)
+    if data:
+        end.receive(data)
+        return True
+    if end.pending:
+        raise Unavailable("connection was cut off in the middle of a message")
+    return False
+
+
+def _vouching(settings: LasSettings) -> Vouching:
+    """What this LAS can do; why not more is a reason, never an error."""
+    if settings.launcher is None:
+        return Vouching(None, "no launcher directory of the node is known (--launcher)")
+    socket_directory = None if settings.socket is None else settings.socket.parent
+    try:
+        release = load_release(settings.launcher, socket_directory, owner=settings.owner)
+        tree = Tree(str(settings.host_root), owner=settings.owner)
+        witness = Witness(release, tree, settings.places)
+        return Vouching(witness, witness.unready())
+    except Error as error:
+        return Vouching(None, error.message)
 
 
 def _refusal(error: Error) -> Refusal:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from crannog.las.records.places import Places
 from crannog.transport.address import LAS_PORT
 
 
@@ -16,6 +17,11 @@ class LasSettings:
         state_directory: holds the key file (0600); made with mode 0700 where it does not exist.
         listen: (host, port) for TCP, port 0 takes a free one; None listens on no TCP port.
         socket: path of the Unix socket, or None.
+        launcher: the node's launcher directory as this LAS sees it, or None where there is none:
+            then everything is of level simulation.
+        host_root: where the node's file system is seen.
+        places: where the node's container engines keep their records.
+        owner: the user whose files the launcher and the records have to be: root.
         request_seconds: how long a connection may take for each message.
         connections: how many at once.
     """
@@ -23,5 +29,9 @@ class LasSettings:
     state_directory: Path
     listen: tuple[str, int] | None = ("0.0.0.0", LAS_PORT)
     socket: Path | None = None
+    launcher: Path | None = None
+    host_root: Path = Path("/")
+    places: Places = field(default_factory=Places)
+    owner: int = 0
     request_seconds: float = 10.0
     connections: int = 128

@@ -1,0 +1,1 @@
+"""The container engines' records on the node, read into `crannog.las.record`."""

@@ -1,0 +1,143 @@
+"""What the LAS finds about a process that asks on the Unix socket: its container, and the verdict.
+
+The shell around `witness`: reads records and facts, and reads the facts a second time once all is
+decided. What cannot be read is a reason like any other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from crannog.errors import Denied, Error
+from crannog.exchange.las import QuoteRequest
+from crannog.las.facts import Facts, LiveMount, Place, locate
+from crannog.las.process import Process, mounts_of, own_namespace
+from crannog.las.record import Record, Release, plain
+from crannog.las.records.find import container_ids, find, readable
+from crannog.las.records.places import Places
+from crannog.las.told import told
+from crannog.las.tree import Tree
+from crannog.las.witness import Node, Told, judge
+
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h
+
+
+class Verdict(NamedTuple):
+    """What was found.
+
+    Attributes:
+        reasons: why the LAS does not vouch; none: it does.
+        told: what the container's record tells the launcher; None where there is none.
+        record: likewise.
+        facts: what the process was when it was judged.
+    """
+
+    reasons: tuple[str, ...]
+    told: Told | None = None
+    record: Record | None = None
+    facts: Facts | None = None
+
+
+class Run(NamedTuple):
+    """A container from its start to its end; another once it has been started again."""
+
+    container: str
+    pid: int
+    started: int
+
+
+class Witness:
+    """Looks at processes on this node.
+
+    Args:
+        release: the node's launcher.
+        tree: the node's files.
+        places: where its engines keep their records.
+    """
+
+    def __init__(self, release: Release, tree: Tree, places: Places) -> None:
+        self.release = release
+        self._tree = tree
+        self._places = places
+
+    def unready(self) -> str:
+        """Why nothing can be vouched for by this LAS at all; "" where it can be."""
+        if self.release.socket is None:
+            return "there is no Unix socket of the LAS that containers could be given"
+        if not readable(self._tree, self._places):
+            return "no container engine's records can be read"
+        try:
+            init = mounts_of(1)
+        except Denied as error:
+            return error.message
+        # In a container without the node's PID namespace, process 1 is the container's.
+        if own_namespace("pid") != _INITIAL_PID_NAMESPACE and init == mounts_of("self"):
+            return "the LAS is not in the PID namespace of the node (--pid=host)"
+        return ""
+
+    def records(self) -> tuple[str, ...]:
+        """The record directories that it reads."""
+        return readable(self._tree, self._places)
+
+    def judge(self, process: Process, request: QuoteRequest) -> Verdict:
+        """The verdict on a process that asks for `request`."""
+        try:
+            record = find(self._tree, self._places, process.groups())
+            facts = process.facts()
+            node = self._node(record, facts)
+            said = told(record.oci.environment)
+        except Error as error:
+            return Verdict((error.message,))
+        reasons = judge(record, facts, self.release, node, said, request)
+        return Verdict(reasons, said, record, facts)
+
+    def unchanged(self, process: Process, verdict: Verdict) -> bool:
+        """Whether the process is still what it was when it was judged."""
+        try:
+            return process.facts() == verdict.facts
+        except Error:
+            return False
+
+    def container(self, process: Process) -> Run | None:
+        """The container that a process is in; None where unknown."""
+        try:
+            record = find(self._tree, self._places, process.groups())
+        except Error:
+            return None
+        return Run(record.container.id, record.state.pid, record.state.started)
+
+    def _node(self, record: Record, facts: Facts) -> Node:
+        init = mounts_of(1)
+        return Node(
+            mounts=frozenset(mount.number for mount in (*init, *mounts_of("self"))),
+            pid_namespace=own_namespace("pid"),
+            user_namespace=own_namespace("user"),
+            root=_recorded_root(record, facts, init),
+        )
+
+
+def asker(process: Process) -> tuple[str, bool] | None:
+    """Whose connection it is: a container's, and whether its init's; None for no container."""
+    try:
+        ids = container_ids(process.groups())
+        return (ids[0], process.status().numbers[-1:] == (1,)) if ids else None
+    except Error:
+        return None
+
+
+def _recorded_root(record: Record, facts: Facts, init: tuple[LiveMount, ...]) -> Place | None:
+    path = record.oci.root
+    if not path.startswith("/"):
+        path = f"{record.bundle}/{path}"
+    path = plain(path)
+    if path != plain(record.state.root):
+        return None
+    live = next((mount.source for mount in facts.mounts if mount.point == "/"), None)
+    place = locate(init, path)
+    if place == live:
+        return place
+    # An engine with a mount namespace of its own: its process started the container's.
+    try:
+        return locate(mounts_of(facts.status.parent), path)
+    except Denied:
+        return place
