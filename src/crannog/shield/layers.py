@@ -56,11 +56,12 @@ class Layers:
         guarded: the embed points of the base's regions.
     """
 
-    __slots__ = ("_base", "_open", "_session", "guarded", "regions")
+    __slots__ = ("_base", "_known", "_open", "_session", "guarded", "regions")
 
     def __init__(self, base: Fspf, session: Fspf | None) -> None:
         self._base = base
         self._session = session
+        self._known: dict[bytes, Entry] = {}  # of the base; a start asks for most of them often
         # `/` is there, not protected, where there are several: the format asks for it.
         own = [region for region in base.regions if region.protected]
         self.guarded: tuple[bytes, ...] = tuple(region.path for region in own)
@@ -80,8 +81,14 @@ class Layers:
 
     def lookup(self, path: bytes) -> Entry | None:
         """As `Fspf.lookup`."""
+        known = self._known.get(path)
+        if known is not None:
+            return known
         if self.is_guarded(path):
-            return self._base.lookup(path)
+            entry = self._base.lookup(path)
+            if entry is not None:
+                self._known[path] = entry
+            return entry
         found = self._session.lookup(path) if self._session is not None else None
         if not isinstance(found, DirectoryEntry) and self._leads(path):
             # A link or a file of the session's would lead away from what was measured.

@@ -113,6 +113,19 @@ class Contents:
         file = self._files.get(found.path)
         return file if file is not None and file.ready else None
 
+    def is_quick(self, found: Found) -> bool:
+        """Whether the file is had in less time than it takes to have another thread do it.
+
+        Only what lies in the image, so that nobody who is asked for a path waits for another: a
+        volume may be served by the program itself.
+        """
+        entry = found.entry
+        return (
+            isinstance(entry, FileEntry)
+            and entry.size <= _BLOCK
+            and self._namespace.is_base(found.path)
+        )
+
     def by_identity(self, device: int, inode: int) -> MemoryFile | None:
         """The virtual file of that identity, which a program may hold open."""
         return self._by_identity.get((device, inode))

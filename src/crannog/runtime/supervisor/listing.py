@@ -53,7 +53,7 @@ _SNAPSHOTS: Final = 16
 _MAX_NATIVE: Final = 1 << 16
 _EXACT: Final = 256
 """Directories with up to so many names have the inode numbers that stat gives (it has to make each
-file's memfd for that); larger ones have numbers of their own for what nobody asked about yet."""
+file's memfd for that); larger ones, and those of a base fspf, have numbers of their own."""
 
 _DT: Final = {Kind.FILE: 8, Kind.DIRECTORY: 4, Kind.LINK: 10}
 _CLOEXEC_BIT: Final = os.O_CLOEXEC
@@ -136,7 +136,8 @@ class Listing:
             self._regions[path] = names
             if len(self._regions) > _SNAPSHOTS:
                 self._regions.popitem(last=False)
-        exact = len(names) <= _EXACT
+        # Where a Python looks for its modules a listing is not to make a file of each.
+        exact = len(names) <= _EXACT and not self._supervisor.namespace.is_base(path)
         if position < 1:
             yield DirectoryRecord(own, 1, 4, b".")
         if position < 2:

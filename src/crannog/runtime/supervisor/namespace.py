@@ -146,6 +146,10 @@ class Namespace:
         region = self.fspf.regions.find(path)
         return Place.PROTECTED if region is not None and region.protected else Place.DISK
 
+    def is_base(self, path: bytes) -> bool:
+        """Whether the canonical path lies in a region of the image's base fspf."""
+        return isinstance(self.fspf, Layers) and self.fspf.is_guarded(path)
+
     def region(self, path: bytes) -> Region | None:
         """The region of the canonical path, protected or not."""
         return self.fspf.regions.find(path) if self.fspf is not None else None

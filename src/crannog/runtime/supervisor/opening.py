@@ -157,6 +157,8 @@ def _answer_file(call: Call, found: Found, flags: int) -> None:
     kept &= flags
     cloexec = bool(flags & os.O_CLOEXEC)
     file = supervisor.contents.known(found)
+    if file is None and supervisor.contents.is_quick(found):
+        file = supervisor.contents.open_file(found)
     if file is not None:
         _inject(call, file, kept, cloexec)
     else:
