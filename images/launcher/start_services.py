@@ -12,6 +12,6 @@ sys.path[:] = [
     sys.prefix + "/site",
 ]
 
-from crannog.runtime.start import main_of_services  # noqa: E402
+from crannog.cli.services import main  # noqa: E402
 
-main_of_services()
+main()

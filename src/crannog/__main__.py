@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import NoReturn
 
 
 def main() -> int:
@@ -25,7 +24,7 @@ def main_as_scone() -> int:
 def _dispatch(argv: list[str], *, program: str) -> int:
     if len(argv) > 1 and argv[1] == "run":
         gc.disable()  # until the program runs: nothing that a start makes is garbage
-        from crannog.runtime.command import run_command
+        from crannog.runtime.command import leave, run_command
 
         leave(run_command(argv[2:], program=program))
     if os.getpid() == 1:
@@ -43,19 +42,6 @@ def _end_when_told() -> None:
     import signal
 
     signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
-
-
-def leave(status: int) -> NoReturn:
-    """End a launcher without what the interpreter would still put in order, which takes 15 ms.
-
-    It has written what it says by then, and has nothing else that outlives it.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            continue  # there is none, or it is closed: nobody would read it
-    os._exit(status)
 
 
 if __name__ == "__main__":

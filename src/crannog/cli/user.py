@@ -10,7 +10,7 @@ import typer
 from crannog.cli.identity import Identity, load_identity, own_identity
 from crannog.cli.state import state
 from crannog.cli.ui import ui
-from crannog.measure.launcher import own_digest
+from crannog.measure.launcher import claimed_digest, own_digest, own_directory
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,13 +39,19 @@ def show(identity: IdentityOption = None, json: JsonOption = False) -> None:
     values = {
         "key_hash": me.key_hash,
         "certificate_hash": me.certificate_hash,
-        "launcher_digest": own_digest().hex(),
+        "launcher_digest": _launcher_digest().hex(),
     }
     if json:
         ui.json({**values, "certificate": me.certificate})
         return
     for name, value in values.items():
         ui.result(f"{name.replace('_', ' ') + ':':18}{value}")
+
+
+def _launcher_digest() -> bytes:
+    """Of the launcher that `crannog run` is: in an image that of the launcher directory."""
+    directory = own_directory()
+    return own_digest() if directory is None else claimed_digest(directory)
 
 
 @app.command("show-certificate")

@@ -21,21 +21,31 @@ DIGEST = "digest"
 _HEX = frozenset(b"0123456789abcdef")
 
 
-def own_digest() -> bytes:
-    """What this launcher claims to be: its directory's digest, or that of its package.
+def own_directory() -> str | None:
+    """The launcher directory whose Python this process runs; None where it is another Python.
 
-    It runs from a launcher directory where Python found that as its prefix and was told to heed
-    neither environment nor site (`-I -S`), which only the directory's entry does: PYTHONHOME or
-    another variable does not lead here.
+    Python found its prefix from its own path, and was told to heed neither environment nor site
+    (`-I -S`), which only the directories' entries do: PYTHONHOME or another variable does not lead
+    here.
+    """
+    if not (sys.flags.isolated and sys.flags.no_site):
+        return None
+    return sys.prefix if os.path.isfile(os.path.join(sys.prefix, DIGEST)) else None
+
+
+def own_digest() -> bytes:
+    """What the launcher that this code is claims to be.
+
+    The digest of its launcher directory where it lies in one, else that of its package.
 
     Raises:
         Misconfigured: our own files cannot be read.
     """
-    directory = sys.prefix
-    isolated = sys.flags.isolated and sys.flags.no_site
-    if isolated and os.path.isfile(os.path.join(directory, DIGEST)):
+    directory = own_directory()
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if directory is not None and package == os.path.join(directory, "site", "crannog"):
         return claimed_digest(directory)
-    return launcher_digest(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return launcher_digest(package)
 
 
 def claimed_digest(directory: str) -> bytes:

@@ -90,6 +90,19 @@ def run_command(
     return _run(command, _as_found(os.environ) if environment is None else environment)
 
 
+def leave(status: int) -> NoReturn:
+    """End a launcher without what the interpreter would still put in order, which takes 15 ms.
+
+    It has written what it says by then, and has nothing else that outlives it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue  # there is none, or it is closed: nobody would read it
+    os._exit(status)
+
+
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     log = Log()
     try:

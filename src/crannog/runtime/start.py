@@ -27,13 +27,15 @@ class Environment(Mapping[str, str]):
     def __init__(self, block: bytes) -> None:
         self._names: list[str] = []
         self._values: list[str] = []
+        self._first: dict[str, str] = {}
         for entry in block.split(b"\0"):
             # From the second byte on: `=C:=x` is a variable named `=C:`.
             at = entry.find(b"=", 1)
             if at > 0:
-                self._names.append(os.fsdecode(entry[:at]))
-                self._values.append(os.fsdecode(entry[at + 1 :]))
-        self._first = dict(zip(reversed(self._names), reversed(self._values), strict=True))
+                name, value = os.fsdecode(entry[:at]), os.fsdecode(entry[at + 1 :])
+                self._names.append(name)
+                self._values.append(value)
+                self._first.setdefault(name, value)
 
     def __getitem__(self, name: str) -> str:
         return self._first[name]
@@ -59,27 +61,14 @@ def main() -> NoReturn:
     import gc
 
     gc.disable()  # until the program runs: nothing that a start makes is garbage
-    environment = Environment(_kept())
-    from crannog.__main__ import leave
-    from crannog.runtime.command import run_command
+    environment = Environment(kept_environment())
+    from crannog.runtime.command import leave, run_command
 
     leave(run_command(sys.argv[1:], program="crannog", environment=environment))
 
 
-def main_of_services() -> NoReturn:
-    """The command line of an image: the first argument is the name it was called by."""
-    kept = _kept()
-    os.environb.clear()
-    for name, value in Environment(kept).items():
-        if name not in os.environ and "=" not in name:
-            os.environ[name] = value
-    del sys.argv[0]
-    from crannog.__main__ import main, main_as_scone
-
-    sys.exit(main_as_scone() if sys.argv[0] == "scone" else main())
-
-
-def _kept() -> bytes:
+def kept_environment() -> bytes:
+    """The environment's strings from the file in memory that the entry left, which is closed."""
     descriptor = int(os.environ[DESCRIPTOR])
     block = b""
     while piece := os.pread(descriptor, 1 << 30, len(block)):
