@@ -101,9 +101,10 @@ class Foreign:
         """
         program = image.program
         command = command or program.command
+        # An image that brings the launcher has the dashes in its entry point.
+        arguments = ("--", command[0]) if start is None else (command[0],)
         start = self.mounted() if start is None else start
         dlopen = f"--env=SCONE_ALLOW_DLOPEN={program.dlopen}"
-        arguments = ("--", command[0])
         hashed = engine.run(
             image.name,
             *arguments,

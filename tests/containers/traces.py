@@ -25,7 +25,7 @@ _PATH = re.compile(
     r'"(?P<path>(?:[^"\\]|\\.)*)"(?P<cut>\.\.\.)?(?P<rest>.*)$'
 )
 _UNIX = re.compile(r'sa_family=AF_UNIX, sun_path=(?P<path>@?"(?:[^"\\]|\\.)*")')
-_OWN = re.compile(r"/proc/self/(exe|exe/up|environ|maps|fd|fd/\d+)")
+_OWN = re.compile(r"/proc/self/(exe|exe/up|fd|fd/\d+)")
 _SEEN = frozenset({"access", "faccessat", "faccessat2", "lstat", "newfstatat", "stat", "statx"})
 _LOOKS = _SEEN | {"execve", "open", "openat", "openat2", "readlink", "readlinkat"}
 _QUIET = frozenset({"getcwd"})
