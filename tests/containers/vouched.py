@@ -11,7 +11,7 @@ from tests.containers.platform import ReachablePlatform
 from tests.containers.protected import create_session
 from tests.containers.rig import Engine
 
-PROGRAM = ("python3", "-c", "import os; print('PROGRAM RAN', os.environ['GREETING'])")
+PROGRAM = ("python3", "-c", "print('PROGRAM','RAN',__import__('os').environ['GREETING'])")
 GREETING = "only at level node"
 REFUSED = 78
 
@@ -84,13 +84,9 @@ def make_world(engine: Engine, image: str, node: Node, platform: ReachablePlatfo
         platform,
         {
             "mrenclaves": [mrenclave],
-            "command": _quoted(PROGRAM),
+            "command": " ".join(PROGRAM),
             "environment": {"GREETING": GREETING},
             "minimum_level": "node",
         },
     )
     return World(engine, image, node, platform, mrenclave, config_id)
-
-
-def _quoted(command: Sequence[str]) -> str:
-    return " ".join(f'"{word}"' if " " in word else word for word in command)
