@@ -184,6 +184,8 @@ class Asking:
                         # Not guessed blindly over a stream, whatever the name's case does.
                         answer = self._by_stream(endpoint, name, question.kind, until)
                     self._keep(answers, question.kind, answer)
+                    if answer.code == NO_SUCH_NAME:
+                        return  # for the other family as well
                     if answer.addresses:
                         until = Deadline(min(until.at, Deadline.after(_PATIENCE).at))
 

@@ -185,6 +185,14 @@ def test_a_family_that_is_never_answered_does_not_hold_up_the_other(make: Make) 
         assert addresses(make(dns, "options timeout:30\n"), "cas.example", 15) == ["192.0.2.1"]
 
 
+def test_a_name_that_does_not_exist_is_so_for_both_families(make: Make) -> None:
+    def only_four(query: Query, answer: bytes) -> bytes | None:
+        return answer if query.kind == 1 else None
+
+    with FakeDns(RECORDS, change=only_four) as dns, pytest.raises(NotResolved, match="not known"):
+        make(dns, "options timeout:30\n").resolve(Address("cas", 5), Deadline.after(10))
+
+
 def test_a_server_that_fails_is_passed_over_for_the_next(tmp_path: Path) -> None:
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\nnameserver 127.0.0.2\n")
 
