@@ -1,0 +1,280 @@
+"""Each attack on level node against a real container: refused by the CAS, with its reason.
+
+The rows of docs/formats/las.md, "What is checked". The session asks for level node; the attacker
+knows the measurement, the launcher's digest and the protocol.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers import impostor
+from tests.containers.node import Node
+from tests.containers.platform import ReachablePlatform
+from tests.containers.protected import create_session
+from tests.containers.rig import LABEL, RUN, Engine
+from tests.containers.vouched import GREETING, PROGRAM, REFUSED, World, make_world, measured, said
+
+TOO_LOW = "Trust level is simulation"
+LAUNCHER = "/run/crannog/launcher"
+
+
+@pytest.fixture(scope="module")
+def world(
+    engine: Engine, base_image: str, node: Node, platform: ReachablePlatform
+) -> Iterator[World]:
+    """An enrolled node."""
+    yield make_world(engine, base_image, node, platform)
+    platform.remove_las(node.key)
+
+
+def refused(done: subprocess.CompletedProcess[str], reason: str) -> None:
+    """The CAS refused because of the level, and said why it is not higher."""
+    everything = said(done)
+    assert GREETING not in done.stdout, everything
+    assert "CONFIGURED" not in done.stdout, everything
+    assert TOO_LOW in everything, everything
+    assert reason in everything, everything
+
+
+def test_the_protocol_spoken_by_a_pristine_python_is_refused(world: World) -> None:
+    done = world.start("-c", impostor.attest(world.mrenclave), entry="python3")
+    refused(done, "the container was started as 'python3'")
+
+
+def test_the_image_s_own_launcher_is_refused(world: World, launcher_image: str) -> None:
+    tag = f"{launcher_image.rpartition(':')[0]}-own:1"
+    image = world.engine.build_text(
+        tag, f"FROM {world.image}\nCOPY --from={launcher_image} /crannog /crannog\n"
+    )
+    done = world.start(image=image, entry="/crannog/run")
+    refused(done, "the container was started as '/crannog/run'")
+    assert done.returncode == REFUSED
+
+
+def test_the_launcher_s_loader_as_command_is_refused(world: World) -> None:
+    loader = f"{LAUNCHER}/lib/ld.so"
+    done = world.start(
+        *("--library-path", f"{LAUNCHER}/lib", f"{LAUNCHER}/bin/python3", "-I", "-S"),
+        *("-c", impostor.attest(world.mrenclave)),
+        entry=loader,
+    )
+    refused(done, f"the container was started as '{loader}'")
+
+
+def test_the_loader_runs_an_echo_and_nothing_is_vouched_for(world: World) -> None:
+    done = world.start("/bin/echo", "hello", entry=f"{LAUNCHER}/lib/ld.so")
+    assert done.stdout == "hello\n", said(done)
+    assert "level node" not in world.node.log().splitlines()[-1]
+
+
+def test_the_launcher_s_python_as_command_is_refused(world: World) -> None:
+    done = world.start("-c", impostor.attest(world.mrenclave), entry=f"{LAUNCHER}/bin/python3")
+    refused(done, f"the container was started as '{LAUNCHER}/bin/python3'")
+
+
+def test_a_mount_inside_the_launcher_is_refused(world: World) -> None:
+    options = (f"--volume={world.node.launcher}/etc:{LAUNCHER}/etc:ro",)
+    refused(world.start(options=options), f"something else is mounted at {LAUNCHER}/etc")
+
+
+def test_a_mount_over_the_launcher_is_refused(world: World, tmp_path: Path) -> None:
+    # By another name for the same place, which the engine does not notice: /var/run is a link.
+    copy = Path(shutil.copytree(world.node.launcher, tmp_path / "copy", symlinks=True))
+    options = (f"--volume={copy}:/var{LAUNCHER}:ro",)
+    refused(world.start(options=options), LAUNCHER)
+
+
+def test_a_volume_above_the_launcher_is_refused(world: World, tmp_path: Path) -> None:
+    (tmp_path / "run" / "crannog" / "launcher").mkdir(parents=True)
+    (tmp_path / "run" / "crannog" / "las").mkdir()
+    refused(
+        world.start(options=(f"--volume={tmp_path / 'run'}:/run",)),
+        "something is mounted at /run, above the launcher, that is not a tmpfs",
+    )
+
+
+def test_a_tmpfs_above_the_launcher_is_no_attack(world: World) -> None:
+    done = world.start(options=("--tmpfs=/run",))
+    assert GREETING in done.stdout, said(done)
+
+
+def test_a_copy_of_the_launcher_in_its_place_is_refused(world: World, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(world.node.launcher, tmp_path / "copy", symlinks=True))
+    mounts = (f"--volume={copy}:{LAUNCHER}:ro", world.node.mounts[1])
+    refused(world.start(mounts=mounts), f"the mount at {LAUNCHER} is not this node's launcher")
+
+
+def test_a_writable_mount_of_the_launcher_is_refused(world: World) -> None:
+    mounts = tuple(option.removesuffix(":ro") for option in world.node.mounts)
+    refused(world.start(mounts=mounts), f"the mount at {LAUNCHER} is not read-only")
+
+
+def test_an_exec_into_the_container_is_refused(world: World) -> None:
+    waiting = (
+        *world.node.mounts,
+        *world.variables(SCONE_CAS_ADDR="192.0.2.1", CRANNOG_RETRY_SECONDS="600"),
+        f"--entrypoint={LAUNCHER}/run",
+    )
+    code = impostor.attest(world.mrenclave, SCONE_CAS_ADDR=world.platform.cas_address(world.engine))
+    with world.engine.container(world.image, "--", *PROGRAM, options=waiting) as container:
+        done = container.exec("python3", "-c", code, check=False)
+        refused(done, "the process is not the container's init")
+
+
+def test_a_forked_holder_of_the_socket_is_refused(world: World) -> None:
+    done = world.start("-c", impostor.forked(world.mrenclave), entry="python3")
+    assert "QUOTED" not in done.stdout, said(done)
+    assert "one process connects and asks" in done.stdout, said(done)
+
+
+def test_the_host_s_pid_namespace_is_refused(world: World) -> None:
+    refused(world.start(options=("--pid=host",)), "the container has no pid namespace of its own")
+
+
+def test_the_pid_namespace_of_another_container_is_refused(world: World) -> None:
+    with world.engine.container(world.image, "sleep", "600") as other:
+        done = world.start(options=(f"--pid=container:{other.id}",))
+    refused(done, "pid namespace")
+
+
+@pytest.mark.parametrize("capability", ["SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN"])
+def test_an_added_capability_is_refused(world: World, capability: str) -> None:
+    done = world.start(options=(f"--cap-add={capability}",))
+    refused(done, f"the record grants CAP_{capability}")
+
+
+def test_no_seccomp_profile_is_refused(world: World) -> None:
+    done = world.start(options=("--security-opt=seccomp=unconfined",))
+    refused(done, "the container has no seccomp profile")
+
+
+def test_another_configuration_id_than_the_record_s_is_refused(world: World) -> None:
+    code = impostor.attest(world.mrenclave, SCONE_CONFIG_ID=world.config_id)
+    done = world.start("-c", code, entry="python3", SCONE_CONFIG_ID="another/service")
+    refused(done, "the configuration id asked for is not the one in the container's record")
+
+
+def test_another_cas_than_the_record_s_is_refused(world: World) -> None:
+    cas = world.platform.cas_address(world.engine)
+    code = impostor.attest(world.mrenclave, SCONE_CAS_ADDR=cas)
+    done = world.start("-c", code, entry="python3", SCONE_CAS_ADDR="192.0.2.1")
+    refused(done, "the CAS asked is not the one in the container's record")
+
+
+def test_other_pins_than_the_record_s_are_refused(world: World) -> None:
+    code = impostor.attest(world.mrenclave, CRANNOG_SESSION_HASH="")
+    done = world.start("-c", code, entry="python3", CRANNOG_SESSION_HASH="0a" * 32)
+    refused(done, "the pins are not those in the container's record")
+
+
+def test_another_program_is_refused(world: World) -> None:
+    done = world.start("--", "sh", "-c", "true")
+    assert "Unexpected enclave measurement" in done.stderr, said(done)
+    assert done.returncode == REFUSED
+
+
+def test_a_program_on_a_volume_is_refused(world: World, tmp_path: Path) -> None:
+    shutil.copy("/bin/true", tmp_path / "program")
+    options = (f"--volume={tmp_path}:/volume:ro",)
+    done = world.start("--", "/volume/program", options=options)
+    refused(done, "is not on the container's root mount")
+
+
+def test_an_image_with_a_preload_file_is_refused_and_its_code_never_ran(
+    world: World, tmp_path: Path
+) -> None:
+    image = _preloading(world, tmp_path)
+    done = world.start(image=image)
+    assert "Unexpected enclave measurement" in done.stderr, said(done)
+    assert "PRELOADED" not in done.stdout + done.stderr, said(done)
+
+
+def test_variables_that_would_load_code_have_no_effect(world: World, tmp_path: Path) -> None:
+    image = _preloading(world, tmp_path, preload=False)
+    done = world.start(
+        image=image,
+        LD_PRELOAD="/evil/preloaded.so",
+        LD_LIBRARY_PATH="/evil",
+        PYTHONPATH="/evil",
+        PYTHONHOME="/evil",
+        OPENSSL_CONF="/evil/openssl.cnf",
+    )
+    assert done.stdout == f"PROGRAM RAN {GREETING}\n", said(done)
+    assert "PRELOADED" not in done.stderr, said(done)
+
+
+def test_no_second_evidence_once_the_container_is_configured(world: World) -> None:
+    sleeper = ("python3", "-c", "__import__('time').sleep(600)")
+    config_id = create_session(
+        world.platform,
+        {
+            "mrenclaves": [measured(world.engine, world.image, world.node, *sleeper)],
+            "command": "python3 -c print('READY',flush=True)or(__import__('time').sleep(600))",
+            "minimum_level": "node",
+        },
+    )
+    options = (
+        *world.node.mounts,
+        *world.variables(SCONE_CONFIG_ID=config_id),
+        f"--entrypoint={LAUNCHER}/run",
+        f"--label={LABEL}={RUN}",
+    )
+    with world.engine.container(world.image, "--", *sleeper, options=options) as container:
+        for _ in range(100):
+            if "READY" in container.logs():
+                break
+        assert "READY" in container.logs()
+        done = container.exec("python3", "-c", impostor.attest(world.mrenclave), check=False)
+    assert "CONFIGURED" not in done.stdout, said(done)
+    assert "this container was configured already and gets no further evidence" in said(done)
+
+
+def test_a_las_that_is_not_enrolled_is_refused(world: World) -> None:
+    world.platform.remove_las(world.node.key)
+    try:
+        refused(world.start(), "not enrolled")
+    finally:
+        world.platform.enrol(world.node.key)
+    assert GREETING in world.start().stdout
+
+
+def test_the_same_over_tcp_is_refused(world: World) -> None:
+    world.platform.enrol(world.platform.las_key)
+    try:
+        done = world.start(
+            mounts=world.node.mounts[:1],
+            SCONE_LAS_ADDR=world.platform.las_address(world.engine),
+        )
+    finally:
+        world.platform.remove_las(world.platform.las_key)
+    refused(done, "over TCP the LAS cannot see which process asks")
+
+
+def _preloading(world: World, directory: Path, *, preload: bool = True) -> str:
+    """An image with a library in /evil that says when it is loaded."""
+    (directory / "preloaded.c").write_text(
+        "#include <unistd.h>\n"
+        "__attribute__((constructor)) static void say(void)"
+        '{ if (write(2, "PRELOADED\\n", 10)) {} }\n'
+    )
+    library = directory / "preloaded.so"
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-nostdlib", "-o", library, directory / "preloaded.c"],
+        check=True,
+    )
+    name = "preload" if preload else "variables"
+    more = "RUN echo /evil/preloaded.so > /etc/ld.so.preload\n" if preload else ""
+    (directory / "Dockerfile").write_text(
+        f"FROM {world.image}\nCOPY preloaded.so /evil/preloaded.so\n"
+        f"RUN echo \"print('PRELOADED')\" > /evil/sitecustomize.py\n{more}"
+    )
+    return world.engine.build(directory, f"{world.image.rpartition('/')[0]}/{name}:1")
