@@ -91,3 +91,29 @@ def test_a_las_path_that_is_no_utf8_is_looked_for_all_the_same(crannog_run: Run)
         assert cas.seen == []
     assert (found.returncode, found.stdout) == (75, "")
     assert "Caused by: cannot connect to LAS at /" in found.stderr
+
+
+def test_the_las_s_reason_and_the_level_are_printed(crannog_run: Run, las: LasServer) -> None:
+    host, port = las.address
+    with FakeCas(configure("echo", "ran")) as cas:
+        address = cas.address
+        found = crannog_run(["echo"], **attested(cas, SCONE_LAS_ADDR=f"{host}:{port}"))
+    assert f"LAS at {host}:{port} vouches at level simulation only: over TCP" in found.stderr
+    assert f"configured by CAS at {address} at level simulation (over TCP" in found.stderr
+    assert "session version" in found.stderr
+
+
+def test_the_reason_is_printed_where_the_cas_tells_a_stranger_nothing(
+    crannog_run: Run, las: LasServer
+) -> None:
+    host, port = las.address
+    with FakeCas(refuse("refused by check evidence-rejected, request id 1")) as cas:
+        found = crannog_run(["echo"], **attested(cas, SCONE_LAS_ADDR=f"{host}:{port}"))
+    assert found.returncode == 78
+    assert "vouches at level simulation only: over TCP" in found.stderr
+
+
+def test_no_level_is_said_before_it_is_known(crannog_run: Run) -> None:
+    with FakeCas(refuse("no")) as cas:
+        found = crannog_run(["echo"], **attested(cas))
+    assert "SCONE_MODE is auto" not in found.stderr

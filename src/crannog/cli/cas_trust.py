@@ -17,7 +17,7 @@ from crannog.cli.directories import state_directory
 from crannog.cli.state import state
 from crannog.cli.ui import ui
 from crannog.cli.user import JsonOption
-from crannog.errors import NotFound
+from crannog.errors import NotFound, StorageFailed
 
 if TYPE_CHECKING:
     from crannog.cas.keys import KeyProvider
@@ -157,6 +157,13 @@ def _open(directory: Path | None, provider: str) -> tuple[Path, KeyProvider]:
     forbid_core_dumps()  # the master key will be in memory
     root = directory or state_directory("cas")
     database = root / DATABASE
-    if not database.exists():
+    try:
+        there = database.exists()
+    except OSError as error:
+        raise StorageFailed(
+            f"{root} cannot be looked into: {(error.strerror or 'failed').lower()}",
+            hint="give this order as the user that runs the CAS",
+        ) from error
+    if not there:
         raise NotFound(f"there is no database {database}", hint="name the CAS's --state-directory")
     return database, key_provider(provider, root, os.environ)

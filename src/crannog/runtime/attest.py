@@ -13,11 +13,20 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from crannog.errors import Error, Misconfigured, Refused, Unavailable, chain
-from crannog.evidence.envelope import Envelope
+from crannog.errors import (
+    Error,
+    FormatError,
+    Misconfigured,
+    Refused,
+    TooLarge,
+    Unavailable,
+    chain,
+)
+from crannog.evidence.envelope import MAX_DATA, Envelope
 from crannog.evidence.subject import Pins
 from crannog.exchange.configuration import Configuration
 from crannog.exchange.las import MAX_PATH, QuoteRequest
+from crannog.levels import Level
 from crannog.runtime.log import Log
 from crannog.runtime.settings import DEFAULT_CAS, DEFAULT_LAS, DEFAULT_LAS_SOCKET, Settings
 from crannog.transport.address import ENCLAVE_API_PORT, LAS_PORT, Address, parse_address
@@ -31,6 +40,7 @@ from crannog.transport.las_client import (
 from crannog.transport.names import resolve
 from crannog.transport.stream import Deadline
 from crannog.transport.tls import Pin, parse_pin
+from crannog.wire import Fields, parse_object
 
 T = TypeVar("T")
 
@@ -109,7 +119,7 @@ def get_configuration(settings: Settings, proof: Proof, log: Log) -> Configurati
             "at level simulation"
         )
     pins = Pins(settings.cas_key or "", settings.session_hash or "")
-    witness = _Witness(las, proof, wanted_id.public, str(cas), pins)
+    witness = _Witness(las, proof, wanted_id.public, str(cas), pins, log)
     wanted = Wanted(wanted_id.public, proof.launcher, wanted_id.otp, settings.service_access_token)
     try:
         configuration = _again(
@@ -119,11 +129,25 @@ def get_configuration(settings: Settings, proof: Proof, log: Log) -> Configurati
         witness.configured(log)
     finally:
         witness.close()
-    log.info(
-        f"configured by CAS at {cas} at level {configuration.level.value}, session version "
-        f"{configuration.session_hash}"
+    level = configuration.level
+    log.warn(
+        f"configured by CAS at {cas} at level {level.value}{witness.because(level)}, "
+        f"session version {configuration.session_hash}"
     )
     return configuration
+
+
+def stated(envelope: Envelope) -> tuple[str, str]:
+    """The level and the reason in a statement, for the log: its signature is the CAS's to judge.
+
+    Empty where it is no statement of the known form.
+    """
+    try:
+        outer = Fields(parse_object(envelope.data, limit=MAX_DATA), "signed statement")
+        inner = Fields(parse_object(outer.data("payload", limit=MAX_DATA), limit=MAX_DATA), "it")
+        return inner.text("level", limit=40), inner.text("reason", limit=2000)
+    except (FormatError, TooLarge):
+        return "", ""
 
 
 def check_configuration(configuration: Configuration, settings: Settings, proof: Proof) -> None:
@@ -150,13 +174,22 @@ class _Witness:
     """Makes the evidence of each try; keeps its connection for the word that ends it."""
 
     def __init__(
-        self, las: LasAddress | None, proof: Proof, config_id: str, cas: str, pins: Pins
+        self,
+        las: LasAddress | None,
+        proof: Proof,
+        config_id: str,
+        cas: str,
+        pins: Pins,
+        log: Log,
     ) -> None:
         self._las = las
         self._proof = proof
         self._config_id = config_id
         self._cas = cas
         self._pins = pins
+        self._log = log
+        self._said = ""
+        self._vouched = False
         self._connection: LasConnection | None = None
 
     def evidence(self, report_data: bytes) -> tuple[Envelope, ...]:
@@ -173,7 +206,26 @@ class _Witness:
             foreign=self._proof.foreign[:MAX_PATH],
             pins=self._pins,
         )
-        return (self._connection.quote(request),)
+        envelope = self._connection.quote(request)
+        self._say(envelope)
+        return (envelope,)
+
+    def because(self, level: Level) -> str:
+        """Why the CAS has found no higher level, as far as that is known here."""
+        if self._said:
+            return f" ({self._said})"
+        if self._vouched and level is Level.SIMULATION:
+            return " (the LAS vouches for more, and its key is not enrolled at this CAS)"
+        return ""
+
+    def _say(self, envelope: Envelope) -> None:
+        # Before the CAS answers: a CAS that asks for more tells a stranger no reason.
+        level, reason = stated(envelope)
+        self._vouched = level not in ("", Level.SIMULATION.value)
+        said = "" if self._vouched else reason or "it does not say why"
+        if said and said != self._said:
+            self._log.warn(f"LAS at {self._las} vouches at level simulation only: {said}")
+        self._said = said
 
     def configured(self, log: Log) -> None:
         """(A) After this the LAS gives this process no more evidence."""
@@ -204,7 +256,6 @@ class _Witness:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         from crannog.evidence.statement import METHOD_LAUNCHER, Statement, sign_statement
-        from crannog.levels import Level
 
         statement = Statement(
             level=Level.SIMULATION,

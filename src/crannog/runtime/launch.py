@@ -29,8 +29,10 @@ _NULL = os.makedev(1, 3)  # by its number: /dev is the image's
 _FSPF_LIMIT = 1 << 30  # bytes; 100,000 files have about 30 MiB
 
 
-def announce_mode(settings: Settings, log: Log) -> None:
+def announce_mode(settings: Settings, log: Log, *, attested: bool = False) -> None:
     """Say which level this start can have; fail for SCONE_MODE=hw, which no machine here can be.
+
+    What an attested start in mode auto is worth only shows when it is configured, and is said then.
 
     Raises:
         Unsupported: hardware was asked for.
@@ -48,11 +50,13 @@ def announce_mode(settings: Settings, log: Log) -> None:
                 "Application runs in simulation mode. Its memory can be read by the untrusted "
                 "system! This is not secure! Simulation proves nothing"
             )
-        case Mode.AUTO:
+        case Mode.AUTO if not attested:
             log.warn(
-                "SCONE_MODE is auto: the best there is here is level simulation, "
+                "SCONE_MODE is auto: a start without a configuration id is of level simulation, "
                 "which protects against nothing"
             )
+        case Mode.AUTO:
+            pass
 
 
 def print_hash(settings: Settings, argv: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -137,7 +141,7 @@ def start_attested(
 
     forbid_dumps()
     close_inherited()
-    announce_mode(settings, log)
+    announce_mode(settings, log, attested=True)
     if settings.fspf is not None:
         log.warn("SCONE_FSPF is not heeded: an attested program's protected files come from CAS")
     path = find_program(argv[0], environment)

@@ -3,17 +3,23 @@ from __future__ import annotations
 import os
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from crannog.errors import Misconfigured, Refused, Unavailable
+from crannog.evidence.envelope import Envelope
+from crannog.evidence.statement import Statement, sign_statement
+from crannog.evidence.subject import Pins
 from crannog.exchange.configuration import Configuration
 from crannog.levels import Level
 from crannog.runtime.attest import (
     Proof,
     _again,
+    _Witness,
     cas_address,
     check_configuration,
     find_las,
     note_service,
+    stated,
 )
 from crannog.runtime.log import Log, LogLevel
 from crannog.runtime.settings import Settings, parse_config_id
@@ -169,3 +175,38 @@ def test_reason_is_logged_once_for_each() -> None:
     with os.fdopen(reading) as file:
         lines = file.read().splitlines()
     assert [line.rpartition("(): ")[2].partition(";")[0] for line in lines] == ["one", "two"]
+
+
+def _statement(level: Level, reason: str) -> Envelope:
+    statement = Statement(
+        level, "las/witness", b"m" * 32, b"r" * 64, b"l" * 32, "s/s", "cas", 1, reason
+    )
+    return sign_statement(statement, Ed25519PrivateKey.generate())
+
+
+def test_what_a_statement_says_of_its_level_is_read_for_the_log() -> None:
+    assert stated(_statement(Level.SIMULATION, "no record")) == ("simulation", "no record")
+    assert stated(_statement(Level.NODE, "")) == ("node", "")
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"payload":"e30="}', b"\xff", b'{"payload":1}'])
+def test_what_is_no_statement_says_nothing(data: bytes) -> None:
+    assert stated(Envelope("application/x", data)) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "because"),
+    [
+        (Level.NODE, Level.NODE, ""),
+        (
+            Level.NODE,
+            Level.SIMULATION,
+            " (the LAS vouches for more, and its key is not enrolled at this CAS)",
+        ),
+        (Level.SIMULATION, Level.SIMULATION, " (no record)"),
+    ],
+)
+def test_the_level_is_said_with_its_reason(said: Level, given: Level, because: str) -> None:
+    witness = _Witness(None, PROOF, "s/s", "cas", Pins(), Log(LogLevel.FATAL))
+    witness._say(_statement(said, "no record" if said is Level.SIMULATION else ""))
+    assert witness.because(given) == because
