@@ -205,7 +205,8 @@ class Maker:
 
     def _source(self, source: Path, place: Path, relative: str, *, beside: bool = False) -> None:
         """A Python file: as bytecode alone, or beside its bytecode where it is read as text."""
-        name = f"{place.name}/{relative}"
+        tree = self._launcher if place.is_relative_to(self._launcher) else self._services
+        name = (place / relative).relative_to(tree).as_posix()
         target = place / f"{relative}c"
         if beside:
             path = place / relative

@@ -416,6 +416,37 @@ def test_digest_is_that_of_the_directory(made: Path) -> None:
     assert text == directory_digest(str(made / "launcher")).hex() + "\n"
 
 
+CLAIM = "import sys; sys.path += sys.argv[1:]; from crannog.measure import launcher as l"
+
+
+def claimed(inside: Inside, place: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+    """What the launcher's code at `place` claims on the directory's Python."""
+    library = ("--inhibit-cache", "--library-path", "/crannog/lib")
+    python = ("--argv0", "/crannog/bin/python3", "/crannog/bin/python3", *options)
+    code = f"{CLAIM}; print(l.own_digest().hex())"
+    return inside.run("/crannog/lib/ld.so", *library, *python, "-S", "-c", code, place)
+
+
+def test_the_launcher_claims_its_directorys_digest(inside: Inside) -> None:
+    done = claimed(inside, "/crannog/site", "-I")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == (inside.root / "crannog" / "digest").read_bytes()
+
+
+def test_code_that_lies_elsewhere_does_not_claim_it(inside: Inside) -> None:
+    copy = inside.root / "copy"
+    shutil.copytree(PROJECT / "src" / "crannog", copy / "crannog", dirs_exist_ok=True)
+    done = claimed(inside, "/copy", "-I")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout != (inside.root / "crannog" / "digest").read_bytes()
+
+
+def test_a_python_that_heeds_variables_does_not_claim_it(inside: Inside) -> None:
+    done = claimed(inside, "/crannog/site")
+    assert done.returncode == 1
+    assert b"Misconfigured" in done.stderr
+
+
 def test_modes(made: Path) -> None:
     launcher = made / "launcher"
     modes = {
