@@ -32,7 +32,7 @@ from images.build_export import extract
 
 PROJECT = Path(__file__).parent.parent
 DEFAULT_BASE = "docker.io/library/python:3.11-slim-bookworm"
-_EPOCH_WITHOUT_GIT = 1_700_000_000
+_EPOCH = 946_684_800  # 2000-01-01; layers are to depend on content, not on the commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,11 @@ RECIPES = (
     Recipe(
         "python",
         "Python whose python3 is Crannog's launcher",
-        (("launcher", "launcher"), ("services", "services"), ("front", "front")),
+        (
+            ("launcher/crannog", "launcher"),
+            ("services/opt/crannog", "services"),
+            ("front", "front"),
+        ),
     ),
     Recipe(
         "cas",
@@ -92,7 +96,7 @@ def build_images(
     engine = find_engine(engine_name)
     digest = launcher_digest(artifacts)
     epoch = source_date_epoch()
-    revision = _revision()
+    labels = _labels(digest, epoch)
     built = []
     for recipe in RECIPES:
         if recipe.name not in only:
@@ -108,7 +112,7 @@ def build_images(
                     stream, sources, trees, epoch=epoch
                 ),
                 arguments=_arguments(recipe, base, prefix),
-                labels=_labels(recipe, base, digest, revision, epoch),
+                labels=labels | _own_labels(recipe, base),
                 epoch=epoch,
                 fresh=fresh,
             )
@@ -153,20 +157,19 @@ def launcher_digest(artifacts: Path) -> str:
 
 
 def source_date_epoch() -> int:
-    """The time that files and images get: $SOURCE_DATE_EPOCH, else the checkout's last commit.
+    """The time of every file, and of Podman's images: $SOURCE_DATE_EPOCH, else 2000-01-01.
 
     Raises:
         Misconfigured: the variable is not a number of seconds.
     """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if given:
-        if not given.isascii() or not given.isdecimal() or len(given) > 10:
-            raise Misconfigured(
-                f"SOURCE_DATE_EPOCH is {given!r}, expected a number of seconds since 1970"
-            )
-        return int(given)
-    committed = _git("log", "-1", "--format=%ct")
-    return int(committed) if committed.isdecimal() else _EPOCH_WITHOUT_GIT
+    if not given:
+        return _EPOCH
+    if not given.isascii() or not given.isdecimal() or len(given) > 10:
+        raise Misconfigured(
+            f"SOURCE_DATE_EPOCH is {given!r}, expected a number of seconds since 1970"
+        )
+    return int(given)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -245,19 +248,28 @@ def _arguments(recipe: Recipe, base: str, prefix: str) -> dict[str, str]:
     return {} if recipe.name == "launcher" else {"LAUNCHER": f"{prefix}launcher"}
 
 
-def _labels(recipe: Recipe, base: str, digest: str, revision: str, epoch: int) -> dict[str, str]:
+def _labels(digest: str, epoch: int) -> dict[str, str]:
+    """What all images are labelled with: of the checkout, and the launcher's digest."""
+    committed = _git("log", "-1", "--format=%ct")
+    created = epoch if epoch != _EPOCH or not committed.isdecimal() else int(committed)
     labels = {
-        "org.opencontainers.image.title": recipe.title,
         "org.opencontainers.image.version": __version__,
-        "org.opencontainers.image.created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch)),
+        "org.opencontainers.image.created": time.strftime(
+            "%Y-%m-%dT%H:%M:%SZ", time.gmtime(created)
+        ),
         "org.opencontainers.image.licenses": "Apache-2.0",
         "crannog.launcher-digest": digest,
     }
-    if revision:
+    if revision := _revision():
         labels["org.opencontainers.image.revision"] = revision
-    if recipe.name == "python":
-        labels["org.opencontainers.image.base.name"] = base
     return labels
+
+
+def _own_labels(recipe: Recipe, base: str) -> dict[str, str]:
+    title = {"org.opencontainers.image.title": recipe.title}
+    if recipe.name == "python":
+        return title | {"org.opencontainers.image.base.name": base}
+    return title
 
 
 def _revision() -> str:

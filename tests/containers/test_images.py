@@ -133,7 +133,6 @@ def test_built_twice_the_layers_are_the_same(
     engine: Engine, launcher_image: str, base_image: str, artifacts: Path, image_prefix: str
 ) -> None:
     prefix = f"{image_prefix}again-"
-    only = ("launcher", "cas", "las")
     first, second = (
         [
             image.layers
@@ -142,7 +141,6 @@ def test_built_twice_the_layers_are_the_same(
                 base=base_image,
                 artifacts=artifacts,
                 prefix=prefix,
-                only=only,
                 fresh=True,
             )
         ]
