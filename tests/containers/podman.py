@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 
 _BACKEND = Path("/usr/lib/podman/netavark")
+_INIT = Path("/usr/libexec/podman/catatonit")  # for --init; Debian only recommends it
 
 
 def write_settings(directory: Path, registry: str) -> dict[str, str]:
     """Write both files into `directory`; the variables that name them."""
     containers = directory / "containers.conf"
+    init = shutil.which("tini-static") or shutil.which("docker-init")
     containers.write_text(
         "[containers]\n"
         f"default_ulimits = {_limits()}\n"
@@ -20,6 +22,7 @@ def write_settings(directory: Path, registry: str) -> dict[str, str]:
         + ('runtime = "runc"\n' if shutil.which("runc") else "")
         + ('cgroup_manager = "cgroupfs"\n' if not Path("/run/systemd/system").exists() else "")
         + 'events_logger = "file"\n'
+        + (f'init_path = "{init}"\n' if init and not _INIT.exists() else "")
         + ('[network]\nnetwork_backend = "netavark"\n' if _BACKEND.exists() else "")
     )
     registries = directory / "registries.conf"

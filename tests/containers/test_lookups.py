@@ -156,9 +156,13 @@ def openssl_directories(launcher: Path) -> set[str]:
 
 
 def trace(
-    hostile: Hostile, out: Path, directory: str, cas: str, sockets: Path | None = None
+    hostile: Hostile,
+    out: Path,
+    cas: str,
+    *command: str,
+    sockets: Path | None = None,
 ) -> list[Lookup]:
-    """Run `directory`/run in the root under strace, to its end; what it looked up."""
+    """Run a command in the root under strace, to its end; what it looked up."""
     variables = {
         **HOSTILE,
         "PATH": PATH,
@@ -176,7 +180,7 @@ def trace(
             *("strace", "-ff", "-y", "-s", "8192", "-o", str(out / "trace")),
             *("-e", f"trace={TRACED}"),
             *(f"-E{name}={value}" for name, value in variables.items()),
-            *("/usr/sbin/chroot", str(hostile.root), f"{directory}/run", "--", COMMAND),
+            *("/usr/sbin/chroot", str(hostile.root), *command),
         ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -188,13 +192,17 @@ def trace(
     if "mount:" in done.stderr or "unshare:" in done.stderr:
         pytest.skip(f"this machine lets root not mount: {done.stderr.strip()[:200]}")
     assert done.returncode == 78, done.stderr
-    return read_traces(out / "trace", hostile.root, f"{directory}/run")
+    return read_traces(out / "trace", hostile.root, command[0])
 
 
 def refused(directory: str, found: list[Lookup]) -> list[str]:
     """The lines of what is not allowed."""
     allowed = Allowed(directory, tuple(f"{each}/{COMMAND}" for each in PATH.split(":")))
     return [f"{why}: {each.line}" for each in found if (why := allowed.refuse(each))]
+
+
+def run(place: str) -> tuple[str, ...]:
+    return (f"{place}/run", "--", COMMAND)
 
 
 def port(cas: FakeCas) -> str:
@@ -211,7 +219,7 @@ def test_nothing_outside_its_directory_is_looked_up_before_the_evidence(
         FakeDns({"cas-in-dns.test": ("127.0.0.1",)}, address=DNS, port=53),
         FakeCas(refuse("no")) as cas,
     ):
-        found = trace(hostile, tmp_path, place, f"{host}:{port(cas)}")
+        found = trace(hostile, tmp_path, f"{host}:{port(cas)}", *run(place))
         assert len(cas.seen) == 1  # it did give evidence
     assert refused(place, found) == []
     assert not hostile.ran
@@ -227,11 +235,33 @@ def test_nothing_else_is_looked_up_where_the_witness_is_the_nodes_socket(
     place = PLACES[1]
     hostile.install(artifacts / "launcher", place)
     with FakeCas(refuse("no")) as cas:
-        found = trace(hostile, tmp_path, place, f"127.0.0.1:{port(cas)}", node.socket)
+        found = trace(hostile, tmp_path, f"127.0.0.1:{port(cas)}", *run(place), sockets=node.socket)
         assert len(cas.seen) == 1
     assert refused(place, found) == []
     assert any("sun_path=" in each.line for each in found)
     assert not any(each.full in ("/etc/hosts", "/etc/resolv.conf") for each in found)
+
+
+def test_a_curated_images_python_looks_up_no_more(
+    hostile: Hostile, artifacts: Path, tmp_path: Path
+) -> None:
+    place = PLACES[0]
+    hostile.install(artifacts / "launcher", place)
+    python = (hostile.root / "usr/bin/python3").resolve()
+    real = hostile.root / "usr/libexec/crannog" / python.name
+    real.parent.mkdir(parents=True)
+    python.rename(real)
+    shutil.copy(artifacts / "front", python)
+    name = f"/usr/bin/{python.name}"
+    try:
+        with FakeCas(refuse("no")) as cas:
+            found = trace(hostile, tmp_path, f"127.0.0.1:{port(cas)}", name, "/app/server.py")
+            assert len(cas.seen) == 1
+    finally:
+        real.rename(python)
+    allowed = Allowed(place, (name,), front=name)
+    assert [f"{why}: {each.line}" for each in found if (why := allowed.refuse(each))] == []
+    assert any(each.path == f"/usr/libexec/crannog/{python.name}" for each in found)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +288,7 @@ def test_one_planted_lookup_is_found_and_named(
         )
     )
     with FakeCas(refuse("no")) as cas:
-        found = trace(hostile, tmp_path, place, f"127.0.0.1:{port(cas)}")
+        found = trace(hostile, tmp_path, f"127.0.0.1:{port(cas)}", *run(place))
     assert any(why in line for line in refused(place, found))
 
 

@@ -66,11 +66,13 @@ class Allowed:
     Attributes:
         directory: the launcher's own.
         candidates: where the command is looked for, in order: PATH's directories with its name.
+        front: the program of a curated image that executes the launcher, "" for none.
         socket: the LAS's.
     """
 
     directory: str
     candidates: tuple[str, ...]
+    front: str = ""
     socket: str = "/run/crannog/las/socket"
 
     def refuse(self, lookup: Lookup) -> str:
@@ -90,6 +92,8 @@ class Allowed:
             return ""
         if _OWN.fullmatch(path) or path == self.socket:
             return ""
+        if lookup.call == "execve" and path == self.front:
+            return ""  # by who starts the container
         if path == "/":
             return "" if {"O_PATH", "O_DIRECTORY"} <= _flags(lookup) else "the root directory"
         if path == "/etc":
