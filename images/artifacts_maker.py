@@ -130,18 +130,22 @@ class Maker:
         return digest
 
     def try_it(self) -> None:
-        """Start the launcher once: what cannot even do that is not handed out."""
-        done = subprocess.run(
+        """Start the launcher, and load its libraries: what cannot do that is not handed out.
+
+        Raises:
+            Unavailable: it does not start.
+        """
+        load = f"import sys; sys.path.append({str(self._launcher / 'site')!r}); import OpenSSL.SSL"
+        for command in (
             [str(self._launcher / "run"), "--help"],
-            env={},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise Unavailable(
-                f"the launcher does not start: status {done.returncode}: {done.stderr[-2000:]}"
-            )
+            [*self._python(), "-I", "-S", "-B", "-c", load],
+        ):
+            done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise Unavailable(
+                    f"the launcher does not start, status {done.returncode}: "
+                    f"{done.stderr.strip()[-2000:]}"
+                )
 
     def _install(self, text: str, into: Path, *, without: tuple[str, ...]) -> None:
         install(
@@ -223,12 +227,16 @@ class Maker:
                 data = read_elf_file(self._root, path)
                 put(place / name, without_run_path(data, path))
 
+    def _python(self) -> tuple[str, ...]:
+        """The directory's Python, as its entry starts it, but for Python's own options."""
+        library, python = str(self._launcher / "lib"), str(self._launcher / "bin" / "python3")
+        loader = f"{library}/{_LOADER}"
+        return (loader, "--inhibit-cache", "--library-path", library, "--argv0", python, python)
+
     def _compile(self) -> None:
-        library = self._launcher / "lib"
         prefix = str(self._root_path) + str(Path(self.python.library).parent.parent)
         command = [
-            *(str(library / _LOADER), "--inhibit-cache", "--library-path", str(library)),
-            *(str(self._launcher / "bin" / "python3"), "-s", "-S", "-P", "-B", "-X", "utf8"),
+            *(*self._python(), "-s", "-S", "-P", "-B", "-X", "utf8"),
             str(Path(__file__).with_name("artifacts_bytecode.py")),
         ]
         try:
