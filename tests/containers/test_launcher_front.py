@@ -125,6 +125,15 @@ def test_its_run_is_the_launcher_directorys(image: Inside) -> None:
     assert shown(done.stdout) == ([REAL.encode(), b"b"], [b"HOME=/root", b"SCONE_LOG=ERROR"])
 
 
+def test_run_behind_a_global_option_passes_the_environment_as_it_was(image: Inside) -> None:
+    crannog = "/opt/crannog/bin/crannog"
+    done = services(
+        image, crannog, "--config", "/root/none", "run", "--", REAL, LC_CTYPE="C.UTF-8", **QUIET
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shown(done.stdout)[1] == [b"HOME=/root", b"LC_CTYPE=C.UTF-8", b"SCONE_LOG=ERROR"]
+
+
 def test_it_has_the_original_environment(image: Inside, tmp_path: Path) -> None:
     done = services(
         image, "/opt/crannog/bin/crannog", "self", "show", SCONE_CLI_CONFIG="/root/é.json", A="b=c"

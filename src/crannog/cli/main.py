@@ -47,9 +47,12 @@ app.command()(up)
 def run(context: typer.Context) -> None:
     """Measure, attest and start a program: `crannog run [--] COMMAND...`."""
     # Reached only when a global option stands before `run`; __main__ takes the short way.
+    from crannog.measure.launcher import own_directory
     from crannog.runtime.command import run_command
 
-    raise typer.Exit(run_command(list(context.args), program=ui.program))
+    # In an image the environment was restored by us: nothing of Python's own is in it.
+    environment = None if own_directory() is None else os.environ
+    raise typer.Exit(run_command(list(context.args), program=ui.program, environment=environment))
 
 
 @app.command()
