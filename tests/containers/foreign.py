@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -82,11 +82,13 @@ class Program:
         command: what is measured and what the session's command begins with.
         files: of the image, by path: where they are on this machine.
         dlopen: SCONE_ALLOW_DLOPEN.
+        authenticated: directories of the image that its fspf authenticates.
     """
 
     command: tuple[str, ...]
     files: dict[str, Path] = field(default_factory=dict)
     dlopen: int = 0
+    authenticated: tuple[str, ...] = ()
 
     def put(self, root: Path) -> None:
         """Copy its files below `root`."""
@@ -165,6 +167,15 @@ def java(directory: Path) -> Program:
     return Program(("/java/bin/java", "-Xshare:auto", "-cp", "/classes", "Show"), files, dlopen=2)
 
 
+def java_in_a_region(directory: Path) -> Program:
+    """As `java`; what it loads natively has to come from a region that the fspf authenticates.
+
+    The system's libraries are in one as well: libjvm.so needs libstdc++.so.6, which the measured
+    `java` does not, and which so is not measured.
+    """
+    return replace(java(directory), dlopen=1, authenticated=("/java", "/lib"))
+
+
 PROGRAMS: dict[str, Callable[[Path], Program]] = {
     "static-c": static_c,
     "dynamic-c": dynamic_c,
@@ -173,6 +184,7 @@ PROGRAMS: dict[str, Callable[[Path], Program]] = {
     "static-musl": static_musl,
     "node": node,
     "java": java,
+    "java-in-a-region": java_in_a_region,
 }
 
 

@@ -7,12 +7,13 @@ encrypted region, an injected file and a variable of its session.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from crannog.shield.model import Protection, Region
 from crannog.testing.protection import protect
 from tests.containers.foreign import PROGRAMS, Program, dynamic_c, static_c
 from tests.containers.platform import ReachablePlatform
@@ -65,7 +66,18 @@ class Foreign:
             program = self._programs[name] = make(work / "made")
             context = work / "context"
             program.put(context / "files")
-            protected = protect({b"/app/secret.txt": SECRET})
+            protected = protect(
+                {b"/app/secret.txt": SECRET, **_contents(context / "files", program)},
+                regions=(
+                    Region(b"/", Protection.NOT_PROTECTED, b"/", 0),
+                    Region(b"/app", Protection.ENCRYPTED, b"/app"),
+                    *(
+                        Region(path.encode(), Protection.AUTHENTICATED, path.encode())
+                        for path in program.authenticated
+                    ),
+                ),
+                modes=_modes(context / "files", program),
+            )
             disk = {**protected.disk, b"/fspf.pb": protected.sealed}
             for path, content in disk.items():
                 place = context / "files" / path.decode().lstrip("/")
@@ -124,6 +136,27 @@ class Foreign:
         )
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+
+def _below(root: Path, program: Program) -> Iterator[Path]:
+    for region in program.authenticated:
+        yield from (path for path in (root / region[1:]).rglob("*") if path.is_file())
+
+
+def _contents(root: Path, program: Program) -> dict[bytes, bytes]:
+    """What is in its authenticated directories, links as the files that they lead to."""
+    return {
+        bytes(Path("/", path.relative_to(root))): path.read_bytes()
+        for path in _below(root, program)
+    }
+
+
+def _modes(root: Path, program: Program) -> dict[bytes, int]:
+    """The permission bits of the same."""
+    return {
+        bytes(Path("/", path.relative_to(root))): path.stat().st_mode & 0o777
+        for path in _below(root, program)
+    }
 
 
 def session(name: str, mrenclave: str, command: tuple[str, ...], image: Image) -> str:
