@@ -37,7 +37,7 @@ MAX_REASON = 1000
 """Characters of a reason; a longer one is cut by who signs."""
 
 _LABEL = b"crannog statement v1"
-_LIMIT = 16 * 1024
+_LIMIT = 23 * 1024  # in base64 and signed it fits an envelope
 
 
 class Statement(NamedTuple):

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from crannog.errors import FormatError
 from crannog.wire import Fields, Json
 
 MAX_TEXT = 1024
-"""Characters of one text of a pin or of a container."""
+"""Characters of one text of a container."""
 
-MAX_HOOKS = 32
+MAX_PIN = 4096
+"""Characters of CRANNOG_CAS_KEY: a certificate in PEM has about 1,100."""
+
+MAX_HASH = 128
+"""Characters of CRANNOG_SESSION_HASH."""
+
+MAX_HOOKS = 16
+MAX_HOOK = 200
 
 
 class Pins(NamedTuple):
@@ -61,10 +69,14 @@ def parse_pins(value: dict[str, Json]) -> Pins:
     """The pins of that object; raises `FormatError` or `TooLarge`."""
     fields = Fields(value, "pins")
     pins = Pins(
-        cas_key=fields.text("cas_key", limit=MAX_TEXT),
-        session_hash=fields.text("session_hash", limit=MAX_TEXT),
+        cas_key=fields.text("cas_key", limit=MAX_PIN),
+        session_hash=fields.text("session_hash", limit=MAX_HASH),
     )
     fields.end()
+    for name, text in zip(pins._fields, pins, strict=True):
+        # PEM at most; and so a statement's size is bounded by the number of characters.
+        if not text.isascii() or not all(one.isprintable() or one in "\n\r" for one in text):
+            raise FormatError(f"pins: {name} has other characters than printable ASCII and lines")
     return pins
 
 
@@ -93,7 +105,7 @@ def parse_container(value: dict[str, Json]) -> Container:
         image_id=fields.text("image_id", limit=MAX_TEXT),
         namespace=fields.text("namespace", limit=MAX_TEXT),
         pod=fields.text("pod", limit=MAX_TEXT),
-        hooks=fields.texts("hooks", limit=MAX_HOOKS, characters=MAX_TEXT),
+        hooks=fields.texts("hooks", limit=MAX_HOOKS, characters=MAX_HOOK),
     )
     fields.end()
     return container

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crannog.evidence.subject import MAX_HOOK, MAX_HOOKS
 from crannog.las.oci import Oci, Seccomp
 from crannog.las.record import Record
 
@@ -95,7 +96,7 @@ def seccomp_bends(profile: Seccomp) -> Iterator[str]:
 
 def hooks_of(oci: Oci) -> tuple[str, ...]:
     """The hooks, as a statement lists them."""
-    return tuple(f"{hook.kind} {hook.path}"[:1000] for hook in oci.hooks)[:32]
+    return tuple(f"{hook.kind} {hook.path}"[:MAX_HOOK] for hook in oci.hooks)[:MAX_HOOKS]
 
 
 def _action(action: str, error_number: int | None, where: str) -> Iterator[str]:

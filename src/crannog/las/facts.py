@@ -60,7 +60,7 @@ class ProcessStatus(NamedTuple):
         tracer: the id of who traces it, or 0.
         user: the effective user id.
         capabilities: the union of the five sets, a bit each.
-        filtered: whether a seccomp filter is on (mode 2).
+        filters: how many seccomp filters are on.
         numbers: its ids, one for each PID namespace from the reader's down to its own.
     """
 
@@ -68,7 +68,7 @@ class ProcessStatus(NamedTuple):
     tracer: int
     user: int
     capabilities: int
-    filtered: bool
+    filters: int
     numbers: tuple[int, ...]
 
 
@@ -136,7 +136,7 @@ def parse_process_status(data: bytes) -> ProcessStatus:
             tracer=int(fields[b"TracerPid"]),
             user=int(fields[b"Uid"].split()[1]),
             capabilities=capabilities,
-            filtered=int(fields[b"Seccomp"]) == 2,
+            filters=int(fields[b"Seccomp_filters"]),
             numbers=tuple(int(number) for number in fields[b"NSpid"].split()),
         )
     except (KeyError, IndexError, ValueError) as error:

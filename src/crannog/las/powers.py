@@ -41,6 +41,10 @@ _SYSCTL = ("net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 def powers(oci: Oci, facts: Facts) -> Iterator[str]:
     """The reasons of this module."""
     yield from _capabilities(oci, facts)
+    # The rules begin with the refusal of everything: without it the runtime refuses nothing.
+    first = oci.devices[0] if oci.devices else None
+    if first is None or first.allow or first.kind != "a" or set(first.access) != set("rwm"):
+        yield "the container may use every device"
     for rule in oci.devices:
         if rule.allow and not _harmless(rule):
             numbers = f"{rule.kind} {_number(rule.major)}:{_number(rule.minor)}"

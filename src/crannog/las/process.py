@@ -168,6 +168,15 @@ def mounts_of(pid: int | str) -> tuple[LiveMount, ...]:
         raise Denied(f"the mount table of process {pid} cannot be read") from error
 
 
+def filters_of(pid: int) -> int:
+    """How many seccomp filters a process of the node has; `Denied` where it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return parse_process_status(file.read(_LIMIT)).filters
+    except (OSError, FormatError) as error:
+        raise Denied(f"the status of process {pid} cannot be read") from error
+
+
 def own_namespace(kind: str) -> int:
     """The inode of a namespace of this process, which on a node is the node's."""
     return os.stat(f"/proc/self/ns/{kind}").st_ino

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from crannog.errors import Misconfigured
+from crannog.errors import Denied, Misconfigured
 from crannog.las.facts import Place, locate
 from crannog.las.process import file_id, mounts_of
 from crannog.las.record import Release
 from crannog.measure.launcher_directory import verify_launcher_directory
 
 LOADER = "lib/ld.so"
+_MARKS = ("digest", "run", "start.py", LOADER)
 
 
 def load_release(launcher: Path, socket_directory: Path | None, *, owner: int = 0) -> Release:
@@ -46,3 +47,16 @@ def load_release(launcher: Path, socket_directory: Path | None, *, owner: int = 
 
 def _place(directory: Path) -> Place | None:
     return locate(mounts_of("self"), os.path.realpath(directory))
+
+
+def marks(launcher: Path) -> tuple[tuple[int, int, int], ...]:
+    """What changes when the release is replaced in place: device, inode, time of some files.
+
+    Raises:
+        Denied: one is not there any more.
+    """
+    try:
+        found = [os.stat(launcher / name) for name in _MARKS]
+    except OSError as error:
+        raise Denied(f"launcher directory {launcher} is not whole any more") from error
+    return tuple((status.st_dev, status.st_ino, status.st_ctime_ns) for status in found)

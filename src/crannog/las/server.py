@@ -261,7 +261,7 @@ def _vouching(settings: LasSettings) -> Vouching:
     try:
         release = load_release(settings.launcher, socket_directory, owner=settings.owner)
         tree = Tree(str(settings.host_root), owner=settings.owner)
-        witness = Witness(release, tree, settings.places)
+        witness = Witness(settings.launcher, release, tree, settings.places)
         return Vouching(witness, witness.unready())
     except Error as error:
         return Vouching(None, error.message)

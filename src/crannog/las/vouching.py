@@ -6,18 +6,23 @@ decided. What cannot be read is a reason like any other.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from crannog.errors import Denied, Error
 from crannog.exchange.las import QuoteRequest
 from crannog.las.facts import Facts, LiveMount, Place, locate
-from crannog.las.process import Process, mounts_of, own_namespace
+from crannog.las.process import Process, filters_of, mounts_of, own_namespace
 from crannog.las.record import Record, Release, plain
 from crannog.las.records.find import container_ids, find, readable
 from crannog.las.records.places import Places
+from crannog.las.release import marks
 from crannog.las.told import told
 from crannog.las.tree import Tree
 from crannog.las.witness import Node, Told, judge
+
+REPLACED = "the node's launcher was replaced after the LAS had started: the LAS has to start again"
+_MOST_REASONS = 5
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h
 
@@ -50,13 +55,16 @@ class Witness:
     """Looks at processes on this node.
 
     Args:
-        release: the node's launcher.
+        launcher: the directory of the node's launcher.
+        release: what was found there when this LAS started.
         tree: the node's files.
         places: where its engines keep their records.
     """
 
-    def __init__(self, release: Release, tree: Tree, places: Places) -> None:
+    def __init__(self, launcher: Path, release: Release, tree: Tree, places: Places) -> None:
         self.release = release
+        self._launcher = launcher
+        self._marks = marks(launcher)
         self._tree = tree
         self._places = places
 
@@ -82,6 +90,8 @@ class Witness:
     def judge(self, process: Process, request: QuoteRequest) -> Verdict:
         """The verdict on a process that asks for `request`."""
         try:
+            if marks(self._launcher) != self._marks:
+                return Verdict((REPLACED,))
             record = find(self._tree, self._places, process.groups())
             facts = process.facts()
             node = self._node(record, facts)
@@ -89,7 +99,7 @@ class Witness:
         except Error as error:
             return Verdict((error.message,))
         reasons = judge(record, facts, self.release, node, said, request)
-        return Verdict(reasons, said, record, facts)
+        return Verdict(_first(reasons), said, record, facts)
 
     def unchanged(self, process: Process, verdict: Verdict) -> bool:
         """Whether the process is still what it was when it was judged."""
@@ -109,11 +119,19 @@ class Witness:
     def _node(self, record: Record, facts: Facts) -> Node:
         init = mounts_of(1)
         return Node(
+            filters=filters_of(1),
             mounts=frozenset(mount.number for mount in (*init, *mounts_of("self"))),
             pid_namespace=own_namespace("pid"),
             user_namespace=own_namespace("user"),
             root=_recorded_root(record, facts, init),
         )
+
+
+def _first(reasons: tuple[str, ...]) -> tuple[str, ...]:
+    """The first reasons, and how many more there are."""
+    if len(reasons) <= _MOST_REASONS:
+        return reasons
+    return (*reasons[:_MOST_REASONS], f"{len(reasons) - _MOST_REASONS} more")
 
 
 def asker(process: Process) -> tuple[str, bool] | None:

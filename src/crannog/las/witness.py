@@ -42,12 +42,14 @@ class Node(NamedTuple):
     Attributes:
         mounts: the ids of the mounts that the node's init has. The kernel gives an id to one mount
             in one namespace.
+        filters: how many seccomp filters the node's init has, as all of its processes.
         pid_namespace: inode of the node's; likewise `user_namespace`.
         root: what is at the container's recorded root, by a mount table of the node; None where
             no table that could be read knows it.
     """
 
     mounts: frozenset[int]
+    filters: int
     pid_namespace: int
     user_namespace: int
     root: Place | None
@@ -66,6 +68,7 @@ def judge(
         *root_as_recorded(facts, node),
         *own_namespaces(record, facts, node),
         *powers.powers(record.oci, facts),
+        *one_filter(facts, node),
         *bends.bends(record),
         *as_told(told, request),
         *launcher_as_ours(release, request),
@@ -198,6 +201,13 @@ def own_namespaces(record: Record, facts: Facts, node: Node) -> Iterator[str]:
         yield "the process is in the host's mount namespace"
     if facts.user_namespace != node.user_namespace:
         yield "the process is in a user namespace"
+
+
+def one_filter(facts: Facts, node: Node) -> Iterator[str]:
+    """The recorded seccomp profile is on, and no other filter: one could notify somebody."""
+    more = facts.status.filters - node.filters
+    if more != 1:
+        yield f"the process has {more} seccomp filters more than the node's init, expected 1"
 
 
 def as_told(told: Told, request: QuoteRequest) -> Iterator[str]:

@@ -15,12 +15,21 @@ from crannog.evidence.statement import (
     parse_statement,
     sign_statement,
 )
+from crannog.evidence.subject import MAX_PIN, Container, Pins
 from crannog.levels import Level
 from crannog.wire import encode_base64, encode_json, parse_object
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 STATEMENT = Statement(
     Level.SIMULATION, "launcher", b"m" * 32, b"r" * 64, b"l" * 32, "ns/s/svc", "cas:18765", 1
+)
+_plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+_pin = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+_containers = st.builds(
+    Container,
+    **dict.fromkeys(Container._fields[:1], _plain.map(lambda text: text[:40])),
+    **dict.fromkeys(Container._fields[1:-1], _plain),
+    hooks=st.lists(_plain, max_size=3).map(tuple),
 )
 _statements = st.builds(
     Statement,
@@ -32,6 +41,9 @@ _statements = st.builds(
     config_id=st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
     cas=st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
     issued_at=st.integers(0, 2**40),
+    reason=_plain,
+    pins=st.builds(Pins, cas_key=_pin, session_hash=_pin),
+    container=st.none() | _containers,
 )
 
 
@@ -93,3 +105,16 @@ def test_an_oversized_envelope_is_refused() -> None:
         parse_envelope({"media_type": MEDIA_TYPE, "data": "A" * 44_000})
     with pytest.raises(ValueError, match="not an envelope"):
         envelope_message(Envelope(MEDIA_TYPE, b"a" * 33_000))
+
+
+def test_a_statement_with_a_certificate_as_pin_fits_an_envelope() -> None:
+    pins = Pins("-----BEGIN CERTIFICATE-----\n" + "A\n" * (MAX_PIN // 2 - 14), "0a" * 32)
+    envelope = sign_statement(STATEMENT._replace(pins=pins, reason="\N{BANK}" * 1000), KEY)
+    assert parse_envelope(envelope_message(envelope)) == envelope
+    assert open_statement(envelope.data)[0].pins == pins
+
+
+@pytest.mark.parametrize("text", ["\0", "\x1b[31m", "n\u00e4me", "a\tb"])
+def test_a_pin_with_other_than_printable_characters_is_refused(text: str) -> None:
+    with pytest.raises(FormatError, match="printable"):
+        parse_statement(encode_statement(STATEMENT._replace(pins=Pins(text, ""))))

@@ -96,6 +96,7 @@ def genuine(engine: str, change: Callable[[Document], object] | None = None) -> 
     init = parse_mounts(_read(engine, "node-mountinfo"))
     node = Node(
         mounts=frozenset(mount.number for mount in init),
+        filters=0,
         pid_namespace=4026531836,
         user_namespace=4026531837,
         root=locate(init, state.root),

@@ -171,6 +171,20 @@ def test_a_device(engine: str, name: str) -> None:
     refused(case, "the container may use device")
 
 
+FIRST: list[list[Document]] = [
+    [],
+    [{"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"}],
+    [{"allow": False, "type": "c", "access": "rwm"}],
+    [{"allow": False, "access": "m"}],
+]
+
+
+@pytest.mark.parametrize("rules", FIRST, ids=range(len(FIRST)))
+def test_device_rules_that_do_not_begin_with_a_refusal(engine: str, rules: list[Document]) -> None:
+    case = genuine(engine, lambda config: config["linux"]["resources"].update(devices=rules))
+    refused(case, "the container may use every device")
+
+
 @pytest.mark.parametrize("path", ["/proc/sys", "/proc/sysrq-trigger"])
 def test_writable_kernel_settings(engine: str, path: str) -> None:
     case = genuine(engine, lambda config: config["linux"]["readonlyPaths"].remove(path))
@@ -203,7 +217,7 @@ def test_a_root_that_is_shared(engine: str, propagation: str) -> None:
     refused(case, "has propagation")
 
 
-# -- what is not known ---------------------------------------------------------------------------
+# -- what is not known
 
 PLACES: dict[str, Callable[[Document], Document]] = {
     "config": lambda config: config,

@@ -61,7 +61,7 @@ def test_no_command(engine: str) -> None:
     refused(case, "the container was started as")
 
 
-# -- mounts, as recorded ------------------------------------------------------------------------
+# -- mounts, as recorded
 
 MOUNTS = {
     "inside": ({"destination": f"{LAUNCHER}/lib", **BIND}, "something else is mounted at"),
@@ -110,7 +110,7 @@ def test_a_mapped_mount(engine: str) -> None:
     refused(case, "is not a read-only private bind mount")
 
 
-# -- mounts, as they are ------------------------------------------------------------------------
+# -- mounts, as they are
 
 
 def _line(text: str, point: str) -> str:
@@ -214,7 +214,7 @@ def test_a_recorded_root_that_the_node_does_not_show(engine: str) -> None:
     refused(case._replace(node=case.node._replace(root=None)), "does not show")
 
 
-# -- the process --------------------------------------------------------------------------------
+# -- the process
 
 
 def test_another_executable(engine: str) -> None:
@@ -296,7 +296,14 @@ def test_a_dumpable_process(engine: str) -> None:
     refused(genuine(engine).with_facts(owner=1000), "is dumpable")
 
 
-# -- namespaces ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("filters", [0, 2])
+def test_another_number_of_seccomp_filters_than_recorded(engine: str, filters: int) -> None:
+    case = genuine(engine)
+    status = case.facts.status._replace(filters=filters)
+    refused(case.with_facts(status=status), "seccomp filters more than the node's init")
+
+
+# -- namespaces
 
 
 def _namespaces(*spaces: tuple[str, str]) -> Callable[[Document], object]:
@@ -346,7 +353,7 @@ def test_a_user_namespace(engine: str) -> None:
     refused(genuine(engine).with_facts(user_namespace=1), "in a user namespace")
 
 
-# -- what the launcher was told -----------------------------------------------------------------
+# -- what the launcher was told
 
 
 def test_another_configuration_id(engine: str) -> None:
