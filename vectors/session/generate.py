@@ -184,6 +184,15 @@ VALID: dict[str, tuple[str, str]] = {
         "a container that stands twice counts once",
         service("minimum_level: hardware\nclaims: [{pod: p, image: i}, {image: i, pod: p}]"),
     ),
+    "one-time-password": (
+        "a shared secret of a service, and one of the session, in one form",
+        service("one_time_password_shared_secret: gezdgnbvgy3tqojqgezdgnbvgy")
+        + "security: {attestation: {one_time_password_shared_secret: GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQGEZDGNBV=}}\n",
+    ),
+    "one-time-password-0.2": (
+        "extension: a service of version 0.2 with a shared secret",
+        service("one_time_password_shared_secret: GEZDGNBVGY3TQOJQGEZDGNBVGY======", version="0.2"),
+    ),
     "claims-mode-hardware": (
         "the level may be asked for by the session's mode",
         service("claims: [{namespace: n}]") + "security: {attestation: {mode: hardware}}\n",
@@ -395,6 +404,14 @@ INVALID: dict[str, tuple[str, str]] = {
     "service-fspf-key-reference": (
         "a key by reference is not supported yet",
         service(f"fspf_path: /f\nfspf_key: $$SCONE::K$$\nfspf_tag: {'ab' * 16}"),
+    ),
+    "service-one-time-password-short": (
+        "a shared secret of 15 bytes",
+        service("one_time_password_shared_secret: GEZDGNBVGY3TQOJQGEZDGNBV"),
+    ),
+    "service-one-time-password-reference": (
+        "a shared secret by reference is not supported yet",
+        service("one_time_password_shared_secret: $$SCONE::A$$"),
     ),
     "service-claims-simulation": (
         "claims without a level that somebody vouches at",

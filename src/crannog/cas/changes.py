@@ -29,6 +29,9 @@ def widened(old: Session, new: Session) -> tuple[str, ...]:
         before_secret = old.secret(secret.name)
         if secret.export_public and (before_secret is None or not before_secret.export_public):
             found.append(f"secret {secret.name} public")
+    common = old.security.one_time_password_shared_secret
+    if common is not None and common != new.security.one_time_password_shared_secret:
+        found.append("one-time passwords")
     if old.security.service_access_token != new.security.service_access_token:
         found.append("service access token")
     return tuple(found)
@@ -42,6 +45,9 @@ def _service(old: Session, new: Session, before: Service | None, after: Service)
         found.append(f"service {after.name} mrenclaves")
     if _rank(new, after) < _rank(old, before):
         found.append(f"service {after.name} minimum level")
+    own = before.one_time_password_shared_secret
+    if own is not None and own != after.one_time_password_shared_secret:
+        found.append(f"service {after.name} one-time passwords")
     # Another container is one more that gets the secrets; no claims are all of them.
     if before.claims and (not after.claims or set(after.claims) - set(before.claims)):
         found.append(f"service {after.name} claims")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from crannog.errors import Denied, EvidenceRejected, NotFound, Unsupported
+from datetime import datetime
+
+from crannog.cas.passwords import OneTimePasswords, Scope
+from crannog.errors import Denied, EvidenceRejected, NotFound
 from crannog.evidence.appraise import CONTAINER_FIELDS, Requirements, appraise
 from crannog.evidence.claims import Claims
-from crannog.session.access import token_matches
-from crannog.session.document import Session
+from crannog.session.access import one_time_secret, token_matches
+from crannog.session.document import Service, Session
 
 # The reference's texts, which people search for (reference, section 4.5).
 NOT_TRUSTWORTHY = "The program enclave is not trustworthy"
@@ -18,7 +21,6 @@ def judge(
     claims: Claims,
     required: Requirements,
     *,
-    otp: str | None,
     token: str | None,
 ) -> None:
     """Return when a program with these claims may have what the session holds for it.
@@ -27,12 +29,10 @@ def judge(
         session: the version that applies.
         claims: of authentic evidence.
         required: what the session and the CAS ask for.
-        otp: the one-time password the program showed.
-        token: the service access token it showed.
+        token: the service access token the program showed.
 
     Raises:
         EvidenceRejected: the claims do not suit the session, with every mismatch.
-        Unsupported: a one-time password, which sessions cannot ask for yet.
         Denied: the token is missing or wrong.
     """
     # (1) what the program is, and who says so
@@ -40,12 +40,7 @@ def judge(
         appraise(claims, required)
     except EvidenceRejected as error:
         raise EvidenceRejected(NOT_TRUSTWORTHY) from error
-    # (2) the second factors; never echoed
-    if otp is not None:
-        raise Unsupported(
-            "one-time passwords are not supported yet",
-            hint="leave the part after @ out of the configuration id",
-        )
+    # (2) the second factor; never echoed. A one-time password comes after it (`spend_password`).
     if not token_matches(session, token):
         raise Denied(
             "the service access token is missing or wrong",
@@ -53,10 +48,45 @@ def judge(
         )
 
 
+def spend_password(
+    session: Session,
+    service: Service,
+    passwords: OneTimePasswords,
+    *,
+    otp: str | None,
+    now: datetime,
+) -> tuple[tuple[str, str], ...]:
+    """What the audit log keeps of the one-time password that `service` asks for; it is spent now.
+
+    The last thing that is asked: who is refused for something else has spent none.
+
+    Args:
+        session: the version that applies.
+        service: one of its services.
+        passwords: what was spent before.
+        otp: what the program showed. Never echoed.
+        now: the present.
+
+    Raises:
+        Denied: none was shown, or it is not good; or one was shown and none is asked for.
+    """
+    asked = one_time_secret(session, service)
+    if asked is None:
+        if otp is not None:
+            raise Denied(
+                "this service asks for no one-time password, and one was given",
+                hint="leave the part after @ out of the configuration id",
+            )
+        return ()
+    place, secret = asked
+    step = passwords.spend(Scope(session.name, place), secret, otp, now)
+    return (("otp", place), ("otp_step", str(step)))
+
+
 def evidence_notes(claims: Claims, peer: str, request_id: str) -> tuple[tuple[str, str], ...]:
     """What an audit record says of evidence.
 
-    At most 15 notes, so that a refusal's reason still has its place among the 16 of a record.
+    At most 15 notes, so that a refusal's reason still has its place in a record.
     """
     notes = [
         ("level", claims.level.value),

@@ -84,7 +84,7 @@ class Prepared:
         if required is None:
             required = requirements(
                 self.session,
-                self._service(name),
+                self.service(name),
                 minimum=minimum,
                 launchers=None,
                 own_key=own_key(self._authority),
@@ -112,7 +112,7 @@ class Prepared:
         values = self.values(now)
         configuration = configure(
             self.session,
-            self._service(name),
+            self.service(name),
             values,
             session_hash=self.version.hash,
             level=Level.SIMULATION,
@@ -125,7 +125,8 @@ class Prepared:
             self.cost += size
         return configuration
 
-    def _service(self, name: str) -> Service:
+    def service(self, name: str) -> Service:
+        """One of the session's services; `NotFound` where there is none of that name."""
         service = self.session.service(name)
         if service is None:
             missing = NotFound(f"Service not found: {name[:128]!r} in {self.session.name!r}")

@@ -14,13 +14,14 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from crannog.cas.changes import widened
-from crannog.cas.judging import evidence_notes, judge, no_configuration
+from crannog.cas.judging import evidence_notes, judge, no_configuration, spend_password
 from crannog.cas.keys import KeyProvider
+from crannog.cas.passwords import KEEP_SECONDS, OneTimePasswords, spent_codes
 from crannog.cas.prepared import Prepared, PreparedSessions
 from crannog.cas.refusals import may_know
 from crannog.cas.rehearsal import rehearse
@@ -113,6 +114,9 @@ class CasService:
         self._authority = load_authority(store.authority(), now=now())
         self._sessions = PreparedSessions(store, self._authority, random=random)
         self._vouching = self._vouch(store.accepted)
+        self._passwords = OneTimePasswords(
+            spent_codes(store.recent_records(now() - timedelta(seconds=KEEP_SECONDS)))
+        )
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
         store.append(
@@ -364,8 +368,7 @@ class CasService:
         Raises:
             NotFound: there is no such session or service.
             EvidenceRejected: the claims do not suit the session.
-            Denied: the service access token is missing or wrong.
-            Unsupported: a one-time password, which sessions cannot ask for yet.
+            Denied: the service access token or the one-time password is missing or wrong.
             StorageFailed: it could not be logged, so nothing is given.
         """
         name, _, service = config_id.rpartition("/")
@@ -378,7 +381,10 @@ class CasService:
             required = prepared.requirements(
                 service, self._store.minimum_level, self._vouched().launchers
             )
-            judge(prepared.session, claims, required, otp=otp, token=service_access_token)
+            judge(prepared.session, claims, required, token=service_access_token)
+            spent = spend_password(
+                prepared.session, prepared.service(service), self._passwords, otp=otp, now=now
+            )
             # Only now: whoever is refused costs no substitution, and learns nothing of its errors.
             base = prepared.configuration(service, now)
         except NotFound as error:
@@ -395,7 +401,7 @@ class CasService:
                 session_hash=base.session_hash,
                 service=service,
                 actor=claims.signer.hex(),
-                notes=evidence_notes(claims, peer, request_id),
+                notes=(*evidence_notes(claims, peer, request_id), *spent),
             )
         )
         return base._replace(level=claims.level, mrenclave=claims.mrenclave)

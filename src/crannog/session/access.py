@@ -28,6 +28,7 @@ from crannog.session.document import (
     Language,
     PemHash,
     Principal,
+    Service,
     Session,
 )
 
@@ -125,6 +126,24 @@ def token_matches(session: Session, token: str | None) -> bool:
         return True
     # compare_digest: the time it takes says nothing about where the two differ.
     return hmac.compare_digest(expected.encode(), (token or "").encode("utf-8", "replace"))
+
+
+def one_time_secret(session: Session, service: Service) -> tuple[str, str] | None:
+    """Whose codes a program of `service` has to show: the place of the shared secret, and it.
+
+    Two services with one secret have one place, so that a code is good once for both of them: the
+    first in the document's order. None where none is asked for.
+    """
+    common = session.security.one_time_password_shared_secret
+    secret = service.one_time_password_shared_secret or common
+    if secret is None:
+        return None
+    if secret == common:
+        return "security", secret
+    for one in session.services:
+        if one.one_time_password_shared_secret == secret:
+            return f"services/{one.name}", secret
+    return f"services/{service.name}", secret
 
 
 def with_creator(session: Session, who: Requester, previous: Session | None) -> Session:

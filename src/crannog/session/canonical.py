@@ -121,6 +121,8 @@ def _service(service: Service) -> Json:
         form["minimum_level"] = service.minimum_level.value
     if service.claims:
         form["claims"] = [dict(one.pairs) for one in service.claims]
+    if service.one_time_password_shared_secret is not None:
+        form["one_time_password_shared_secret"] = service.one_time_password_shared_secret
     return form
 
 
@@ -185,6 +187,8 @@ def _security(security: Security) -> Json:
         form["minimum_level"] = security.minimum_level.value
     if security.service_access_token is not None:
         form["service_access_token"] = security.service_access_token
+    if security.one_time_password_shared_secret is not None:
+        form["one_time_password_shared_secret"] = security.one_time_password_shared_secret
     return form
 
 
@@ -212,6 +216,8 @@ def _service_text(service: Service, modern: bool) -> Json:
         text["minimum_level"] = service.minimum_level.value
     if service.claims:
         text["claims"] = [dict(one.pairs) for one in service.claims]
+    if service.one_time_password_shared_secret is not None:
+        text["one_time_password_shared_secret"] = service.one_time_password_shared_secret
     return text
 
 
@@ -259,8 +265,13 @@ def _entries(entries: tuple[Principal, ...]) -> Json:
 
 def _security_text(security: Security) -> dict[str, Json]:
     text: dict[str, Json] = {}
+    attestation: dict[str, Json] = {}
     if security.mode is not None:
-        text["attestation"] = {"mode": security.mode.value}
+        attestation["mode"] = security.mode.value
+    if security.one_time_password_shared_secret is not None:
+        attestation["one_time_password_shared_secret"] = security.one_time_password_shared_secret
+    if attestation:
+        text["attestation"] = attestation
     if security.minimum_level is not None:
         text["minimum_level"] = security.minimum_level.value
     if security.service_access_token is not None:

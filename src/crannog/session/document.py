@@ -126,6 +126,8 @@ class Service:
         minimum_level: extension; None takes the session's, and then the CAS's.
         claims: extension: containers of which any one suffices; empty asks for none. Where it is
             not, the session itself asks for level node or above.
+        one_time_password_shared_secret: base32 as `otp.parse_shared_secret` gives it; None takes
+            the session's. A secret.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Service:
     fspf: FspfReference | None
     minimum_level: Level | None
     claims: tuple[ContainerClaims, ...] = ()
+    one_time_password_shared_secret: str | None = None
 
     @property
     def mrenclaves(self) -> tuple[str, ...]:
@@ -278,11 +281,14 @@ class Security:
             minimum level holds alone.
         minimum_level: extension, for every service of the session.
         service_access_token: a second factor the program has to show. A secret.
+        one_time_password_shared_secret: of codes that a program has to show, each good once; for
+            every service that has none of its own. Base32. A secret.
     """
 
     mode: Mode | None = None
     minimum_level: Level | None = None
     service_access_token: str | None = None
+    one_time_password_shared_secret: str | None = None
 
     def __repr__(self) -> str:
         """Without the token."""

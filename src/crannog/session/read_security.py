@@ -5,6 +5,7 @@ from __future__ import annotations
 from crannog.levels import Level, parse_level
 from crannog.session.document import Mode, Security
 from crannog.session.fields import ALWAYS, LATER, Context, Fields, KeyTable
+from crannog.session.otp import MAX_BYTES, MIN_BYTES, parse_shared_secret
 from crannog.session.tree import Node, Scalar
 
 _SECURITY = KeyTable(
@@ -19,7 +20,7 @@ _ATTESTATION = KeyTable(
     ignore_advisories=LATER,
     trusted_scone_qe_pubkeys=LATER,
     must_be_sgx_local=LATER,
-    one_time_password_shared_secret=LATER,
+    one_time_password_shared_secret=ALWAYS,
     url=LATER,
     certificates=LATER,
     min_rsa_signing_key_size=LATER,
@@ -34,19 +35,43 @@ def read_security(context: Context, fields: Fields) -> Security:
         return Security()
     security = context.fields(node, "security", _SECURITY, what="a security section")
     token = security.get("service_access_token")
+    attestation = _attestation(context, security)
     return Security(
-        mode=_mode(context, security),
+        mode=None if attestation is None else _mode(context, attestation),
         minimum_level=read_minimum_level(context, security),
         service_access_token=_token(context, token) if token else None,
+        one_time_password_shared_secret=None
+        if attestation is None
+        else read_shared_secret(context, attestation),
     )
 
 
-def _mode(context: Context, security: Fields) -> Mode | None:
+def read_shared_secret(context: Context, fields: Fields) -> str | None:
+    """`one_time_password_shared_secret` of `fields`, or None."""
+    node = fields.get("one_time_password_shared_secret")
+    if node is None:
+        return None
+    text = context.text(
+        node,
+        fields.path_of("one_time_password_shared_secret"),
+        expected=f"base32 of {MIN_BYTES} to {MAX_BYTES} bytes",
+        secret=True,
+        fits=lambda text: parse_shared_secret(text) is not None,
+        suggestion="head -c 20 /dev/urandom | base32 makes one",
+    )
+    return parse_shared_secret(text)
+
+
+def _attestation(context: Context, security: Fields) -> Fields | None:
     node = security.get("attestation")
     if node is None:
         return None
     path = security.path_of("attestation")
-    attestation = context.fields(node, path, _ATTESTATION, what="an attestation section")
+    return context.fields(node, path, _ATTESTATION, what="an attestation section")
+
+
+def _mode(context: Context, attestation: Fields) -> Mode | None:
+    path = attestation.path
     mode = attestation.get("mode")
     if mode is None:
         return None

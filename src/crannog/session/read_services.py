@@ -21,7 +21,7 @@ from crannog.session.fields import (
 )
 from crannog.session.problems import quoted
 from crannog.session.read_claims import read_claims
-from crannog.session.read_security import read_minimum_level
+from crannog.session.read_security import read_minimum_level, read_shared_secret
 from crannog.session.tree import MAX_NODES, Mapping, Node, Scalar
 
 _SERVICE = KeyTable(
@@ -40,7 +40,7 @@ _SERVICE = KeyTable(
     persistency=ALWAYS,
     platforms=LATER,
     fspf_update_policy=LATER,
-    one_time_password_shared_secret=LATER,
+    one_time_password_shared_secret=ALWAYS,
 )
 _VARIANT = KeyTable(mrenclave=ALWAYS, signer=LATER)
 _FSPF = ("fspf_path", "fspf_key", "fspf_tag")
@@ -82,6 +82,7 @@ def _service(context: Context, fields: Fields, name: str) -> Service:
         fspf=_fspf(context, fields),
         minimum_level=read_minimum_level(context, fields),
         claims=read_claims(context, fields),
+        one_time_password_shared_secret=read_shared_secret(context, fields),
     )
 
 

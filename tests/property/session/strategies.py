@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import functools
 
@@ -156,6 +157,12 @@ def policies(draw: st.DrawFn, language: Language) -> AccessPolicy:
     return AccessPolicy(both, both, both)
 
 
+def shared_secrets() -> st.SearchStrategy[str | None]:
+    """Shared secrets of one-time passwords, in the form that is kept."""
+    given = st.binary(min_size=16, max_size=40).map(base64.b32encode)
+    return st.one_of(st.none(), given.map(lambda text: text.decode().rstrip("=")))
+
+
 @st.composite
 def containers(draw: st.DrawFn) -> ContainerClaims:
     """Some keys of one container."""
@@ -201,6 +208,7 @@ def services(draw: st.DrawFn, name: str, images: tuple[str, ...], language: Lang
         claims=tuple(draw(st.lists(containers(), max_size=3, unique=True)))
         if level in (Level.NODE, Level.HARDWARE)
         else (),
+        one_time_password_shared_secret=draw(shared_secrets()),
     )
 
 
@@ -244,6 +252,7 @@ def sessions(draw: st.DrawFn) -> Session:
             draw(st.sampled_from((None, Mode.HARDWARE))),
             draw(st.sampled_from((None, *Level))),
             draw(st.one_of(st.none(), texts(1))),
+            draw(shared_secrets()),
         )
     creator = st.one_of(st.none(), st.builds(certificate, st.integers(0, 3), st.just(0)))
     return Session(

@@ -23,7 +23,6 @@ from crannog.errors import (
     NotFound,
     TooLarge,
     Unauthenticated,
-    Unsupported,
     chain,
     hints,
 )
@@ -381,9 +380,9 @@ def test_a_wrong_measurement_is_told_before_the_token_is_looked_at(cas: CasServi
         attest(cas, claims(mrenclave=OTHER), token="tok-sesame")
 
 
-def test_a_one_time_password_is_not_supported_yet(cas: CasService) -> None:
+def test_a_one_time_password_that_nobody_asks_for_is_refused(cas: CasService) -> None:
     cas.create_session(session(), ALICE)
-    with pytest.raises(Unsupported, match="one-time passwords") as caught:
+    with pytest.raises(Denied, match="asks for no one-time password") as caught:
         attest(cas, otp="123456")
     assert "123456" not in str(chain(caught.value))
 

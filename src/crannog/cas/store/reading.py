@@ -21,11 +21,13 @@ from crannog.cas.store.records import (
     audit_mac,
     authority_digest,
     authority_identity,
+    decode_record,
     read_level,
 )
 from crannog.cas.store.sealing import GENESIS, Keys, same
 from crannog.errors import FormatError, IntegrityError, Misconfigured
 from crannog.pki.authority import StoredKey
+from crannog.wire import Json
 
 # SQLite keeps any type in any column, so whoever can write the file chooses the types.
 _FOREIGN_TYPES = (TypeError, ValueError, AttributeError, OverflowError, struct.error, MemoryError)
@@ -194,6 +196,49 @@ def verify_tail(connection: Connection, keys: Keys, state: State, *, tail: int =
             f"the audit log ends at record {number}, expected {state.audit}: "
             "records are missing at the end, or too many"
         )
+
+
+@typed_columns("an audit record")
+def read_recent(
+    connection: Connection, keys: Keys, state: State, *, since: str
+) -> list[dict[str, Json]]:
+    """The audit records from the end back to the last one before `since`, in their order.
+
+    Args:
+        connection: within a transaction.
+        keys: the database's keys.
+        state: authentic.
+        since: as `records.timestamp` writes it.
+
+    Raises:
+        IntegrityError: one of them is changed or missing.
+    """
+    columns = schema.audit.c
+    rows = connection.execution_options(yield_per=200).execute(
+        select(columns.sequence, columns.record, columns.mac)
+        .where(columns.sequence <= state.audit)
+        .order_by(columns.sequence.desc())
+    )
+    found: list[dict[str, Json]] = []
+    later: tuple[int, bytes, bytes] | None = None
+    expected = state.audit_mac
+    for sequence, data, mac in rows:
+        # Each is checked by the one before it, which is read next.
+        if later is not None and not same(later[2], audit_mac(keys, mac, later[0], later[1])):
+            raise IntegrityError(f"audit record {later[0]} is not authentic: somebody changed it")
+        if later is None and not same(mac, expected):
+            raise IntegrityError(f"audit record {sequence} is not the last one: some are missing")
+        try:
+            record = decode_record(bytes(data))
+        except FormatError as error:
+            raise IntegrityError(f"audit record {sequence} is none: somebody changed it") from error
+        if str(record.get("at", "")) < since:
+            return found[::-1]
+        found.append(record)
+        later = sequence, bytes(data), bytes(mac)
+    if later is not None and not same(later[2], audit_mac(keys, GENESIS, later[0], later[1])):
+        raise IntegrityError(f"audit record {later[0]} is not authentic: somebody changed it")
+    return found[::-1]
 
 
 @typed_columns("the CAS's own keys")

@@ -23,10 +23,10 @@ from crannog.levels import Level, parse_level
 from crannog.pki.authority import StoredKey
 from crannog.wire import Json, encode_json, parse_hex, parse_object
 
-# What is cut keeps a record below this: 4 fields and 16 notes, 6 bytes a character at most.
+# What is cut keeps a record below this: 4 fields and 20 notes, 6 bytes a character at most.
 MAX_RECORD = 128 * 1024
 _MAX_TEXT = 512
-_MAX_NOTES = 16
+_MAX_NOTES = 20
 
 
 class Event(Enum):
@@ -53,7 +53,7 @@ class Record(NamedTuple):
     """One line of the audit log, before it has its place in the chain.
 
     Session names are not confidential and stand here; values of secrets, tokens and one-time
-    passwords never do. `notes` are (name, value) pairs beside the fixed fields, 16 at most. Texts
+    passwords never do. `notes` are (name, value) pairs beside the fixed fields, 20 at most. Texts
     are cut at 512 characters.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +14,7 @@ from sqlalchemy.engine import Engine
 from crannog.cas.store import database, schema, sealing
 from crannog.cas.store.accepted import COMMANDS, NAMES, Accepted, Entry, Kind
 from crannog.cas.store.batch import Batch, NewVersion
-from crannog.cas.store.reading import (
-    read_authority,
-)
+from crannog.cas.store.reading import read_authority, read_recent
 from crannog.cas.store.records import (
     AuditHead,
     Record,
@@ -29,6 +28,7 @@ from crannog.cas.store.writer import Writer
 from crannog.errors import Denied, IntegrityError, NotFound
 from crannog.levels import Level
 from crannog.pki.authority import StoredKey
+from crannog.wire import Json
 
 T = TypeVar("T")
 
@@ -133,6 +133,16 @@ class Store:
         """
         with database.failures(self._path), self._engine.connect() as connection:
             return read_authority(connection, self._keys, self._state.authority)
+
+    def recent_records(self, since: datetime) -> list[dict[str, Json]]:
+        """The audit records from the first one that is not older than `since`, to the end.
+
+        Raises:
+            IntegrityError: one of them is not authentic.
+            StorageFailed: the disk or the database refused.
+        """
+        with database.failures(self._path), self._engine.connect() as connection:
+            return read_recent(connection, self._keys, self._state, since=timestamp(since))
 
     def add_version(
         self,
