@@ -34,8 +34,6 @@ _FAMILIES = ((Kind.A, socket.AF_INET), (Kind.AAAA, socket.AF_INET6))
 class NotResolved(Unavailable):
     """A name that no file and no server knows, or that could not be asked for."""
 
-    code = "not-resolved"
-
 
 class Endpoint(NamedTuple):
     """Where to connect: a family, and the numbers that `socket.connect` takes for it."""
