@@ -250,6 +250,9 @@ def test_ctrl_z_stops_the_job_and_fg_goes_on(shell: Callable[..., pexpect.spawn[
     child.expect_exact("PROMPT ")
     child.sendline("fg")
     child.expect_exact(LAUNCHER[-2])
+    # bash writes the command before it gives away the terminal: Ctrl-C could still be its own.
+    child.sendline("again")
+    child.expect_exact("line again")
     child.sendintr()
     child.expect_exact("interrupted")
 
