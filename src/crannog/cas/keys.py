@@ -121,7 +121,7 @@ class FileKey:
         except OSError as error:
             raise StorageFailed(
                 f"{self.describe()} cannot be written: {error.strerror}",
-                hint=f"user {os.geteuid()}, who runs the CAS, has to be able to write there",
+                hint=f"user {os.geteuid()}, who runs the CAS, needs it writable",
             ) from error
         return key
 

@@ -66,7 +66,7 @@ class Lock:
         except OSError as error:
             raise StorageFailed(
                 f"lock file {path} cannot be opened: {error.strerror}",
-                hint=f"user {os.geteuid()}, who runs the CAS, has to be able to write there",
+                hint=f"user {os.geteuid()}, who runs the CAS, needs it writable",
             ) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +99,7 @@ def create_file(path: Path) -> None:
         except OSError as error:
             raise StorageFailed(
                 f"database {path} cannot be created: {error.strerror}",
-                hint=f"user {os.geteuid()}, who runs the CAS, has to be able to write there",
+                hint=f"user {os.geteuid()}, who runs the CAS, needs it writable",
             ) from error
 
 
@@ -175,7 +175,7 @@ def storage_failed(path: Path, error: Exception) -> StorageFailed:
     hint = ""
     if isinstance(error, OSError) and error.strerror:
         detail = error.strerror
-        hint = f"user {os.geteuid()}, who runs the CAS, has to be able to write there"
+        hint = f"user {os.geteuid()}, who runs the CAS, needs it writable"
     return StorageFailed(
         f"database {path}: it cannot be used ({detail})", hint=hint, internal=detail
     )
