@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from images.build import build_images
 
 from crannog import __version__
+from tests.containers.platform import ReachablePlatform
 from tests.containers.rig import LABEL, RUN, Container, Engine
 
 CRANNOG = (sys.executable, "-m", "crannog")
@@ -303,6 +306,109 @@ def test_a_las_keeps_its_key_in_a_volume_and_warns_without(
     with running_las(engine, las_image) as las:
         assert las_key(las.logs()) != keys[0]
         assert "new key" in las.logs()
+
+
+RECORDS = {
+    "docker": (
+        "/run/docker/containerd/daemon/io.containerd.runtime.v2.task",
+        "/run/containerd/io.containerd.runtime.v2.task",
+        "/run/docker/runtime-runc",
+        "/var/lib/docker/containers",
+    ),
+    "podman": (
+        "/var/lib/containers/storage/overlay-containers",
+        "/run/containers/storage",
+        "/run/runc",
+    ),
+}
+GIVEN = {
+    "the host's PIDs": "--pid=host",
+    "SYS_PTRACE": "--cap-add=SYS_PTRACE",
+}
+
+
+@pytest.fixture
+def installed(artifacts: Path) -> Iterator[Path]:
+    """A node's directory with `launcher` and `las`, root's as all above it is."""
+    if os.geteuid() != 0:
+        pytest.skip("a node's launcher and LAS belong to root")
+    root = Path(tempfile.mkdtemp(prefix=f"{RUN}-", dir="/var/lib"))
+    root.chmod(0o755)
+    try:
+        (root / "las").mkdir()
+        subprocess.run(
+            ["cp", "-a", "--no-preserve=ownership", artifacts / "launcher", root / "launcher"],
+            check=True,
+        )
+        yield root
+    finally:
+        shutil.rmtree(root)
+
+
+WITHOUT = {
+    "the host's PIDs": "the LAS is not in the PID namespace of the node (--pid=host)",
+    "SYS_PTRACE": "/exe cannot be read: permission denied",
+    "the records": "no container engine's records can be read",
+    "the launcher": "no launcher directory of the node is known (--launcher)",
+}
+
+
+def ask(
+    engine: Engine, las: str, program: str, node: Path, platform: ReachablePlatform, missing: str
+) -> str:
+    """What a program with the node's mounts says of a LAS container that lacks something."""
+    options = [*engine.hardened, f"--volume={node}/las:/run/crannog/las"]
+    options += [option for name, option in GIVEN.items() if name != missing]
+    options += ["--tmpfs=/var/lib/crannog"]
+    if engine.name == "podman":
+        options.append("--read-only-tmpfs=false")  # it would make /run anybody's
+    if missing != "the launcher":
+        options.append(f"--volume={node}/launcher:/run/crannog/launcher:ro")
+    if missing != "the records":
+        for path in filter(os.path.isdir, RECORDS[engine.name]):
+            options.append(
+                f"--mount=type=bind,source={path},target={path},readonly,bind-nonrecursive"
+            )
+    asking = (
+        *engine.hardened,
+        "--user=1000:1000",
+        f"--volume={node}/launcher:/run/crannog/launcher:ro",
+        f"--volume={node}/las:/run/crannog/las:ro",
+        "--entrypoint=/run/crannog/launcher/run",
+        "--env=SCONE_CONFIG_ID=no-such-session/application",
+        f"--env=SCONE_CAS_ADDR={platform.cas_address(engine)}",
+    )
+    with running_las(engine, las, options=tuple(options)) as running:
+        wait_for(running, "listening on unix:")
+        done = engine.run(program, "--", "/crannog/run", options=asking, check=False)
+    assert "no-such-session" in done.stderr, done.stderr  # it got as far as the session
+    return done.stderr
+
+
+@pytest.mark.parametrize("missing", WITHOUT)
+def test_a_las_without_what_it_needs_says_why_it_is_simulation(
+    engine: Engine,
+    las_image: str,
+    launcher_image: str,
+    installed: Path,
+    platform: ReachablePlatform,
+    missing: str,
+) -> None:
+    said = ask(engine, las_image, launcher_image, installed, platform, missing)
+    assert f"vouches at level simulation only: {WITHOUT[missing]}" in re.sub(
+        r"only: /proc/\d+", "only: ", said
+    )
+
+
+def test_a_las_needs_one_capability(
+    engine: Engine,
+    las_image: str,
+    launcher_image: str,
+    installed: Path,
+    platform: ReachablePlatform,
+) -> None:
+    said = ask(engine, las_image, launcher_image, installed, platform, "nothing")
+    assert "vouches at level simulation" not in said
 
 
 # Both, with a program.
