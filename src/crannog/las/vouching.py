@@ -138,7 +138,7 @@ def asker(process: Process) -> tuple[str, bool] | None:
     """Whose connection it is: a container's, and whether its init's; None for no container."""
     try:
         ids = container_ids(process.groups())
-        return (ids[0], process.status().numbers[-1:] == (1,)) if ids else None
+        return (ids[0], process.status().numbers[1:] == (1,)) if ids else None
     except Error:
         return None
 
