@@ -7,6 +7,7 @@ encrypted region, an injected file and a variable of its session.
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from crannog.shield.model import Protection, Region
 from crannog.testing.protection import protect
-from tests.containers.foreign import PROGRAMS, Program, dynamic_c, static_c
+from tests.containers.foreign import PROGRAMS, Program, dynamic_c, needed, static_c
 from tests.containers.platform import ReachablePlatform
 from tests.containers.rig import Engine
 
@@ -50,6 +51,7 @@ class Foreign:
         self._images: dict[tuple[str, str], Image] = {}
         self._contexts: dict[str, tuple[Path, str, str]] = {}
         self._sessions = 0
+        self.said = ""
 
     def image(self, engine: Engine, name: str, make: Callable[[Path], Program]) -> Image:
         """The image of a program: FROM scratch, its files, ciphertext and fspf; nothing else."""
@@ -134,6 +136,7 @@ class Foreign:
             options=(*start, *options, dlopen, *attested),
             check=False,
         )
+        self.said = hashed.stderr + done.stderr
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -267,3 +270,54 @@ def test_a_wrong_measurement_is_refused_and_the_program_never_runs(
     )
     assert (done.returncode, done.stdout) == (78, "")
     assert "mrenclave" in done.stderr
+
+
+_EVIL = """\
+#include <unistd.h>
+__attribute__((constructor)) static void begin(void) { write(2, "EVIL\\n", 5); }
+"""
+_EVIL_VARIABLES = {
+    "LD_PRELOAD": "/evil.so",
+    "LD_AUDIT": "/evil.so",
+    "LD_LIBRARY_PATH": "/evil",
+    "PYTHONPATH": "/evil",
+    "PYTHONHOME": "/evil",
+    "OPENSSL_CONF": "/evil/openssl.cnf",
+    "OPENSSL_MODULES": "/evil",
+    "GCONV_PATH": "/evil",
+    "LOCPATH": "/evil",
+    "LC_ALL": "de_DE.UTF-8",
+    "GLIBC_TUNABLES": "glibc.rtld.nns=99:glibc.malloc.check=3",
+}
+
+
+def test_nothing_of_a_hostile_image_is_executed_before_its_program(
+    foreign: Foreign, engine: Engine, base_image: str, image_prefix: str, tmp_path: Path
+) -> None:
+    bare = foreign.image(engine, "static-c", static_c)
+    (tmp_path / "evil.c").write_text(_EVIL)
+    compile_it = [needed("gcc"), "-shared", "-fPIC", "-o", "evil.so", "evil.c"]
+    subprocess.run(compile_it, cwd=tmp_path, check=True)
+    (tmp_path / "evil.py").write_text("import os; os.write(2, b'EVIL\\n')\n")
+    (tmp_path / "openssl.cnf").write_text(
+        "openssl_conf = a\n[a]\nengines = b\nproviders = b\n[b]\nevil = c\n"
+        "[c]\ndynamic_path = /evil.so\nmodule = /evil.so\nactivate = 1\ninit = 1\n"
+    )
+    (tmp_path / "gconv-modules").write_text("module UTF-8// INTERNAL /evil.so 1\n")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {bare.name} AS bare\nFROM {base_image}\nCOPY --from=bare / /\n"
+        "COPY evil.so /evil.so\nCOPY evil.so /evil/libc.so.6\nCOPY evil.so /evil/libm.so.6\n"
+        "COPY evil.so /lib/libnss_evil.so.2\n"
+        "COPY openssl.cnf /evil/openssl.cnf\nCOPY openssl.cnf /etc/ssl/openssl.cnf\n"
+        "COPY gconv-modules /evil/gconv-modules\n"
+        "COPY evil.py /evil/sitecustomize.py\nCOPY evil.py /evil/encodings/__init__.py\n"
+        "COPY evil.py /sitecustomize.py\nCOPY evil.py /run/crannog/sitecustomize.py\n"
+        "RUN echo 'hosts: evil files dns' > /etc/nsswitch.conf"
+        " && echo /evil.so > /etc/ld.so.preload\n"
+    )
+    name = engine.build(tmp_path, f"{image_prefix}foreign-hostile:1")
+    hostile = Image(name, bare.program, bare.key, bare.tag)
+    variables = tuple(f"--env={key}={value}" for key, value in _EVIL_VARIABLES.items())
+    assert "EVIL" in engine.run(name, "/bin/true").stderr  # it would run
+    assert foreign.run(engine, hostile, *variables, USER) == SHOWN
+    assert "EVIL" not in foreign.said

@@ -8,6 +8,7 @@ import socket
 from crannog.errors import Unavailable
 from crannog.transport.address import Address
 from crannog.transport.names import Resolve
+from crannog.transport.nameservers import Endpoint
 from crannog.transport.stream import Deadline, TimedOut
 
 
@@ -31,30 +32,33 @@ def connect(address: Address, deadline: Deadline, what: str, resolve: Resolve) -
             f"resolution of {what} address {address} failed",
             hint=f"is the name right, and is there a {what}?",
         ) from error
-    last: Unavailable | None = None
-    for position, (family, target) in enumerate(endpoints):
+    reasons: dict[str, None] = {}
+    timed_out = True
+    for position, endpoint in enumerate(endpoints):
+        seconds = deadline.left() / (len(endpoints) - position)
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as error:
-            last = Unavailable(f"cannot connect to {what} at {address}: {error.strerror}")
-            continue
-        try:
-            sock.settimeout(max(deadline.left() / (len(endpoints) - position), 0.001))
-            sock.connect(target)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _open(endpoint, max(seconds, 0.001))
         except TimeoutError:
-            sock.close()
-            last = TimedOut(f"cannot connect to {what} at {address}: timed out")
+            reasons["timed out"] = None
         except OSError as error:
-            sock.close()
-            reason = os.strerror(error.errno).lower() if error.errno else "failed"
-            last = Unavailable(
-                f"cannot connect to {what} at {address}: {reason}",
-                hint=f"is the {what} running there?",
-            )
-        else:
-            return sock
-    raise last or Unavailable(f"resolution of {what} address {address} gave no address")
+            timed_out = False
+            reasons[os.strerror(error.errno).lower() if error.errno else "failed"] = None
+    message = f"cannot connect to {what} at {address}: {', '.join(reasons)}"
+    if timed_out:
+        raise TimedOut(message)
+    raise Unavailable(message, hint=f"is the {what} running there?")
+
+
+def _open(endpoint: Endpoint, seconds: float) -> socket.socket:
+    sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(seconds)
+        sock.connect(endpoint.target)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def connect_unix(path: str, deadline: Deadline, what: str) -> socket.socket:

@@ -10,6 +10,7 @@ from crannog.transport.address import Address
 from crannog.transport.connect import connect, connect_unix
 from crannog.transport.listener import tcp_socket, unix_socket
 from crannog.transport.names import Names, resolve
+from crannog.transport.nameservers import Endpoint
 from crannog.transport.stream import Deadline, SocketStream, TimedOut
 
 
@@ -24,6 +25,19 @@ def test_a_refused_connection_is_named() -> None:
         port = server.getsockname()[1]
     with pytest.raises(Unavailable, match=f"cannot connect to LAS at 127.0.0.1:{port}: .*refused"):
         connect(Address("127.0.0.1", port), Deadline.after(5), "LAS", resolve)
+
+
+def test_each_reason_is_named_where_a_name_has_several_addresses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    endpoints = (
+        Endpoint(socket.AF_INET, ("127.0.0.1", port)),
+        Endpoint(socket.AF_INET, ("255.255.255.255", port)),
+        Endpoint(socket.AF_INET, ("127.0.0.1", port)),
+    )
+    with pytest.raises(Unavailable, match=r"LAS at las:1: connection refused, \w.*$") as caught:
+        connect(Address("las", 1), Deadline.after(5), "LAS", lambda *_: endpoints)
+    assert caught.value.message.count("refused") == 1
 
 
 def test_a_socket_that_is_not_there_is_named(tmp_path: Path) -> None:
