@@ -16,7 +16,7 @@ from crannog.evidence.statement import METHOD_LAS_TCP, METHOD_LAS_UNIX
 from crannog.exchange.las import QuoteRequest, Status
 from crannog.las.peer import Acknowledged, Connected
 from crannog.las.quoting import OVER_TCP, UNSEEN, lower, status, vouch
-from crannog.las.vouching import Run, Verdict, Witness
+from crannog.las.vouching import Run, Verdict, Witness, run_of
 from crannog.transport.log import Log, Sparse
 
 CHANGED = "the process changed while it was looked at"
@@ -60,16 +60,19 @@ class Answers:
         Raises:
             Denied: it has, or its container has, got a configuration already.
         """
-        self._refuse_acknowledged(asker)
+        self._refuse_peer(asker)
         if asker.method == METHOD_LAS_TCP:
             return self._lower(request, METHOD_LAS_TCP, OVER_TCP)
         connected = asker.connected
         witness = self._vouching.witness
         if witness is None or self._vouching.unready:
+            self._refuse_run(self._run(asker))
             return self._lower(request, METHOD_LAS_UNIX, self._vouching.unready)
         if connected is None or connected.process is None:
             return self._lower(request, METHOD_LAS_UNIX, UNSEEN)
         verdict = witness.judge(connected.process, request)
+        run = None if verdict.record is None else run_of(verdict.record)
+        self._refuse_run(run)
         if not _clean(verdict):
             return self._lower(request, METHOD_LAS_UNIX, "; ".join(verdict.reasons), verdict)
         assert verdict.told is not None
@@ -85,7 +88,8 @@ class Answers:
         # (A) Between check and use: nothing has changed by the time it has been signed.
         if not witness.unchanged(connected.process, verdict):
             return self._lower(request, METHOD_LAS_UNIX, CHANGED, verdict)
-        self._refuse_acknowledged(asker)
+        self._refuse_peer(asker)
+        self._refuse_run(run)
         self._say("statement of level node", verdict)
         return envelope
 
@@ -103,11 +107,12 @@ class Answers:
         if run is not None and run.pid == connected.peer.pid:
             self._acknowledged.add(run)
 
-    def _refuse_acknowledged(self, asker: Asker) -> None:
+    def _refuse_peer(self, asker: Asker) -> None:
         peer = asker.connected.peer if asker.connected is not None else None
         if asker.configured or (peer is not None and self._acknowledged.holds(peer)):
             raise Denied("this process was configured already and gets no further evidence")
-        run = self._run(asker)
+
+    def _refuse_run(self, run: Run | None) -> None:
         if run is not None and self._acknowledged.holds(run):
             raise Denied("this container was configured already and gets no further evidence")
 

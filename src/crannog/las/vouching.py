@@ -114,7 +114,7 @@ class Witness:
             record = find(self._tree, self._places, process.groups())
         except Error:
             return None
-        return Run(record.container.id, record.state.pid, record.state.started)
+        return run_of(record)
 
     def _node(self, record: Record, facts: Facts) -> Node:
         init = mounts_of(1)
@@ -132,6 +132,11 @@ def _first(reasons: tuple[str, ...]) -> tuple[str, ...]:
     if len(reasons) <= _MOST_REASONS:
         return reasons
     return (*reasons[:_MOST_REASONS], f"{len(reasons) - _MOST_REASONS} more")
+
+
+def run_of(record: Record) -> Run:
+    """The container of a record."""
+    return Run(record.container.id, record.state.pid, record.state.started)
 
 
 def asker(process: Process) -> tuple[str, bool] | None:
