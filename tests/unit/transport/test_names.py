@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crannog.errors import Misconfigured
 from crannog.testing.dns import FakeDns, Query
@@ -128,6 +132,19 @@ def test_a_server_that_does_not_keep_the_names_case_is_asked_over_a_stream(make:
 
     with FakeDns({"four.example": ("192.0.2.4",)}, change=lower) as dns:
         assert addresses(make(dns), "four.example") == ["192.0.2.4"]
+
+
+@given(st.binary(max_size=80), st.integers(0, 60))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_bytes_of_a_server_give_an_address_or_our_error(data: bytes, at: int) -> None:
+    def garble(_query: Query, answer: bytes) -> bytes:
+        return answer[:at] + data + answer[at + len(data) :]
+
+    with tempfile.TemporaryDirectory() as directory, FakeDns(RECORDS, change=garble) as dns:
+        Path(directory, "resolv.conf").write_text("nameserver 127.0.0.1\noptions use-vc\n")
+        names = Names(directory, port=dns.port)
+        with contextlib.suppress(NotResolved):
+            assert addresses(names, "cas.example")
 
 
 def test_use_vc_sends_no_datagram(make: Make) -> None:
