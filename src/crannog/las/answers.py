@@ -6,6 +6,7 @@ Sockets and listeners are the server's (`crannog.las.server`); rules are the wit
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -48,7 +49,9 @@ class Answers:
         self._vouching = vouching
         self._log = log
         self._sparse = Sparse()
-        self._acknowledged = Acknowledged()
+        # Apart, so that processes without number do not push out a container's.
+        self._peers = Acknowledged()
+        self._runs = Acknowledged()
 
     def status(self, method: str) -> Status:
         """What this LAS is, for somebody connected by `method`."""
@@ -102,18 +105,18 @@ class Answers:
         connected = asker.connected
         if connected is None or connected.process is None or connected.peer is None:
             return
-        self._acknowledged.add(connected.peer)
+        self._peers.add(connected.peer)
         run = self._run(asker)
         if run is not None and run.pid == connected.peer.pid:
-            self._acknowledged.add(run)
+            self._runs.add(run)
 
     def _refuse_peer(self, asker: Asker) -> None:
         peer = asker.connected.peer if asker.connected is not None else None
-        if asker.configured or (peer is not None and self._acknowledged.holds(peer)):
+        if asker.configured or (peer is not None and self._peers.holds(peer)):
             raise Denied("this process was configured already and gets no further evidence")
 
     def _refuse_run(self, run: Run | None) -> None:
-        if run is not None and self._acknowledged.holds(run):
+        if run is not None and self._runs.holds(run):
             raise Denied("this container was configured already and gets no further evidence")
 
     def _run(self, asker: Asker) -> Run | None:
@@ -142,11 +145,16 @@ class Answers:
 
 
 class Asker:
-    """Who asks on one connection, and whether it has acknowledged its configuration there."""
+    """Who asks on one connection, and whether it has acknowledged its configuration there.
+
+    Attributes:
+        container: whose connection it is, for bounds; None outside of containers.
+    """
 
     def __init__(self, method: str, connected: Connected | None) -> None:
         self.method = method
         self.connected = connected
+        self.container: Hashable = None
         self.configured = False
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import stat
 import threading
+import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from crannog.exchange.las import LasServer as LasEnd
 from crannog.exchange.refusal import Refusal
 from crannog.las.answers import Answers, Asker, Vouching
 from crannog.las.key import KEY_FILE, load_key
+from crannog.las.pace import Pace
 from crannog.las.peer import Connected, CredentialStream, ask_for_senders
 from crannog.las.quoting import OVER_TCP
 from crannog.las.release import load_release
@@ -55,6 +57,7 @@ class LasServer:
         self._answers: Answers
         self._lock = threading.Lock()
         self._held: dict[Hashable, Slot] = {}
+        self._pace = Pace()
         self._tcp: Listener | None = None
         self._unix: Listener | None = None
 
@@ -171,7 +174,9 @@ class LasServer:
         peer = connected.peer if connected is not None else None
         receiving = CredentialStream(slot.socket, None if peer is None else peer.pid)
         try:
-            with self._alone(slot, asker):
+            process = asker.connected.process if asker.connected is not None else None
+            asker.container = whose_connection(process) if process is not None else None
+            with self._alone(slot, asker.container):
                 self._converse(slot, receiving, asker)
         finally:
             asker.close()
@@ -199,6 +204,9 @@ class LasServer:
         if isinstance(event, Configured):
             self._answers.configured(asker)
             return end.noted()
+        if asker.container is not None and not self._pace.take(asker.container, time.monotonic()):
+            error = Unavailable("this container asks for statements too often")
+            return end.refusal(_refusal(error, retry=True))
         try:
             return end.quoted(self._answers.quote(event, asker))
         except Denied as error:
@@ -206,10 +214,8 @@ class LasServer:
             return end.refusal(_refusal(error))
 
     @contextlib.contextmanager
-    def _alone(self, slot: Slot, asker: Asker) -> Iterator[None]:
+    def _alone(self, slot: Slot, whose: Hashable) -> Iterator[None]:
         """One connection for each container: a new one of its init ends the one before it."""
-        process = asker.connected.process if asker.connected is not None else None
-        whose = whose_connection(process) if process is not None else None
         if whose is None:
             yield
             return
@@ -267,8 +273,8 @@ def _vouching(settings: LasSettings) -> Vouching:
         return Vouching(None, error.message)
 
 
-def _refusal(error: Error) -> Refusal:
-    return Refusal(error.code, chain(error), error.hint, "", retry=False)
+def _refusal(error: Error, *, retry: bool = False) -> Refusal:
+    return Refusal(error.code, chain(error), error.hint, "", retry=retry)
 
 
 def _check_directory(directory: Path) -> None:

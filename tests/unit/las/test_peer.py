@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from crannog.errors import Denied, Refused, Unavailable
+from crannog.errors import Denied, Refused, Unavailable, chain
 from crannog.evidence.statement import METHOD_LAS_UNIX
 from crannog.exchange.las import LasClient
 from crannog.las.answers import Answers, Asker, Vouching
 from crannog.las.key import load_key
+from crannog.las.pace import Pace
 from crannog.las.peer import Acknowledged, Connected, CredentialStream, ask_for_senders
 from crannog.las.process import Process
 from crannog.las.vouching import Run
@@ -267,3 +268,28 @@ def test_a_message_in_pieces_from_two_processes_is_refused(las: Las) -> None:
         answer = sock.recv(65536)
     assert b'"refusal"' in answer
     assert b"status" not in answer
+
+
+def test_a_container_that_asks_too_often_is_told_to_wait_and_others_are_not() -> None:
+    pace = Pace(at_once=3, per_second=0.5)
+    assert [pace.take("one", 10.0) for _ in range(4)] == [True, True, True, False]
+    assert pace.take("other", 10.0)
+    assert not pace.take("one", 11.0)
+    assert pace.take("one", 12.0)
+    assert not pace.take("one", 12.0)
+
+
+def test_the_las_tells_a_container_that_asks_too_often_to_try_again(
+    las: Las, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crannog.las.server.whose_connection", lambda process: ("c", True))
+
+    def ask() -> None:
+        for _ in range(5):
+            with LasConnection(las.unix) as connection:
+                for _ in range(16):
+                    connection.quote(REQUEST)
+
+    with pytest.raises(Unavailable, match="LAS refused") as caught:
+        ask()
+    assert "too often" in ": ".join(chain(caught.value))
