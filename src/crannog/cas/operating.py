@@ -53,16 +53,18 @@ def carry_out(service: CasService, order: Order) -> str:
     """
     match order.action:
         case Action.LAS_ADD:
-            service.enrol_las(parse_las_key(order.subject), order.note, actor=ACTOR)
+            service.trusted.enrol_las(parse_las_key(order.subject), order.note, actor=ACTOR)
         case Action.LAS_REMOVE:
-            service.withdraw(Kind.LAS_KEY, _value(order.subject, "LAS key"), actor=ACTOR)
+            service.trusted.withdraw(Kind.LAS_KEY, _value(order.subject, "LAS key"), actor=ACTOR)
         case Action.LAUNCHER_ADD:
             digest = _value(order.subject, "launcher digest")
-            service.accept_launcher(digest, order.note, actor=ACTOR)
+            service.trusted.accept_launcher(digest, order.note, actor=ACTOR)
         case Action.LAUNCHER_REMOVE:
-            service.withdraw(Kind.LAUNCHER, _value(order.subject, "launcher digest"), actor=ACTOR)
+            service.trusted.withdraw(
+                Kind.LAUNCHER, _value(order.subject, "launcher digest"), actor=ACTOR
+            )
         case Action.LAUNCHER_CLEAR:
-            service.clear_launchers(actor=ACTOR)
+            service.trusted.clear_launchers(actor=ACTOR)
     return str(service.head)
 
 

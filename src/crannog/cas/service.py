@@ -26,11 +26,11 @@ from crannog.cas.prepared import Prepared, PreparedSessions
 from crannog.cas.refusals import may_know
 from crannog.cas.rehearsal import rehearse
 from crannog.cas.secrets import generate
-from crannog.cas.store.accepted import Accepted, Kind, make_entry
 from crannog.cas.store.opening import open_store
-from crannog.cas.store.records import AuditHead, Event, Record, Version, timestamp
+from crannog.cas.store.records import AuditHead, Event, Record, Version
 from crannog.cas.store.sealing import Randomness
 from crannog.cas.store.store import Store, require_version
+from crannog.cas.trusted import Trusted
 from crannog.errors import (
     Denied,
     Error,
@@ -71,20 +71,6 @@ class PublicValue(NamedTuple):
     value: str
 
 
-class Vouching(NamedTuple):
-    """Whom a CAS takes at their word above simulation, at one moment.
-
-    Attributes:
-        accepted: the list in the database that this was made from.
-        trust: enrolled LASes, those of the settings included.
-        launchers: accepted launcher releases, those of the settings included; None lists none.
-    """
-
-    accepted: Accepted
-    trust: Trust
-    launchers: frozenset[bytes] | None
-
-
 class CasService:
     """One open CAS. Every method may be called from any thread.
 
@@ -95,6 +81,9 @@ class CasService:
             None adds none.
         now: the clock.
         random: randomness.
+
+    Attributes:
+        trusted: whom it takes at their word above simulation; changed at once, by its operator.
     """
 
     def __init__(
@@ -107,13 +96,11 @@ class CasService:
         random: Randomness,
     ) -> None:
         self._store = store
-        self._trust = trust
-        self._launchers = launchers
         self._now = now
         self._random = random
         self._authority = load_authority(store.authority(), now=now())
         self._sessions = PreparedSessions(store, self._authority, random=random)
-        self._vouching = self._vouch(store.accepted)
+        self.trusted = Trusted(store, trust=trust, launchers=launchers, now=now)
         self._passwords = OneTimePasswords(
             spent_codes(store.recent_records(now() - timedelta(seconds=KEEP_SECONDS)))
         )
@@ -189,11 +176,11 @@ class CasService:
 
     def trust(self) -> Trust:
         """Whose signatures are worth more than simulation, now."""
-        return self._vouched().trust
+        return self.trusted.present().trust
 
     def launchers(self) -> frozenset[bytes] | None:
         """The launcher releases that are accepted now; None where none is listed."""
-        return self._vouched().launchers
+        return self.trusted.present().launchers
 
     @property
     def database_identity(self) -> bytes:
@@ -379,7 +366,7 @@ class CasService:
                 raise no_configuration(NotFound(f"Session not found: {name[:128]!r}"))
             prepared = self._sessions.get(version)
             required = prepared.requirements(
-                service, self._store.minimum_level, self._vouched().launchers
+                service, self._store.minimum_level, self.trusted.present().launchers
             )
             judge(prepared.session, claims, required, token=service_access_token)
             spent = spend_password(
@@ -422,59 +409,7 @@ class CasService:
             level, Record(self._now(), Event.MINIMUM_LEVEL_CHANGED, actor=actor)
         )
 
-    def enrol_las(self, key: bytes, note: str, *, actor: str) -> None:
-        """Let evidence that this LAS signs be worth level node, from now on.
-
-        Raises:
-            AlreadyExists, TooLarge, FormatError: as `Accepted.with_entry` and `make_entry`.
-        """
-        self._accept(Kind.LAS_KEY, key, note, Event.LAS_ENROLLED, actor)
-
-    def accept_launcher(self, digest: bytes, note: str, *, actor: str) -> None:
-        """Accept this launcher release at level node and above, and none that is not listed.
-
-        Raises:
-            AlreadyExists, TooLarge, FormatError: as `Accepted.with_entry` and `make_entry`.
-        """
-        self._accept(Kind.LAUNCHER, digest, note, Event.LAUNCHER_ACCEPTED, actor)
-
-    def withdraw(self, kind: Kind, value: bytes, *, actor: str) -> None:
-        """Take an enrolled LAS or an accepted launcher back, from now on.
-
-        Raises:
-            NotFound: it is not in the list.
-            Denied: it is the last launcher of the list, without which any would be accepted.
-        """
-        launcher = kind is Kind.LAUNCHER
-        event = Event.LAUNCHER_REMOVED if launcher else Event.LAS_REMOVED
-        record = Record(self._now(), event, actor=actor, notes=((kind.value, value.hex()),))
-        self._store.withdraw(kind, value.hex(), record, keep=1 if launcher else 0)
-
-    def clear_launchers(self, *, actor: str) -> None:
-        """Accept any launcher again; `NotFound` where none is listed."""
-        self._store.clear(Kind.LAUNCHER, Record(self._now(), Event.LAUNCHERS_CLEARED, actor=actor))
-
     # --- parts ----------------------------------------------------------------------------------
-
-    def _accept(self, kind: Kind, value: bytes, note: str, event: Event, actor: str) -> None:
-        now = self._now()
-        notes = ((kind.value, value.hex()), *((("note", note),) if note else ()))
-        entry = make_entry(kind, value, note, timestamp(now))
-        self._store.accept(entry, Record(now, event, actor=actor, notes=notes))
-
-    def _vouched(self) -> Vouching:
-        accepted = self._store.accepted
-        found = self._vouching
-        if found.accepted is not accepted:
-            # Two threads may both get here; either result is right.
-            found = self._vouching = self._vouch(accepted)
-        return found
-
-    def _vouch(self, accepted: Accepted) -> Vouching:
-        launchers = self._launchers
-        if accepted.launchers:
-            launchers = accepted.launchers | (launchers or frozenset())
-        return Vouching(accepted, Trust(self._trust.node_keys | accepted.las_keys), launchers)
 
     def _requester(self, certificate: bytes | None, doing: str) -> Requester:
         if certificate is None:

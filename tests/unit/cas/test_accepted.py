@@ -23,20 +23,20 @@ OLD, NEW = b"o" * 32, b"n" * 32
 def test_what_is_enrolled_counts_at_once_and_after_a_restart(tmp_path: Path) -> None:
     cas = service(tmp_path)
     assert cas.trust().node_keys == frozenset()
-    cas.enrol_las(KEY, "node 1", actor="operator")
+    cas.trusted.enrol_las(KEY, "node 1", actor="operator")
     assert cas.trust().node_keys == {KEY}
     cas.close()
     again = service(tmp_path)
     assert again.trust().node_keys == {KEY}
-    again.withdraw(Kind.LAS_KEY, KEY, actor="operator")
+    again.trusted.withdraw(Kind.LAS_KEY, KEY, actor="operator")
     assert again.trust().node_keys == frozenset()
     again.close()
 
 
 def test_settings_add_to_what_is_enrolled(tmp_path: Path) -> None:
     cas = service(tmp_path, las_keys=(NEW,), launchers=(NEW,))
-    cas.enrol_las(KEY, "", actor="operator")
-    cas.accept_launcher(OLD, "", actor="operator")
+    cas.trusted.enrol_las(KEY, "", actor="operator")
+    cas.trusted.accept_launcher(OLD, "", actor="operator")
     assert cas.trust().node_keys == {KEY, NEW}
     assert cas.launchers() == frozenset({OLD, NEW})
     cas.close()
@@ -45,22 +45,22 @@ def test_settings_add_to_what_is_enrolled(tmp_path: Path) -> None:
 def test_without_a_list_every_launcher_is_accepted(tmp_path: Path) -> None:
     cas = service(tmp_path)
     assert cas.launchers() is None
-    cas.accept_launcher(OLD, "", actor="operator")
+    cas.trusted.accept_launcher(OLD, "", actor="operator")
     assert cas.launchers() == frozenset({OLD})
-    cas.clear_launchers(actor="operator")
+    cas.trusted.clear_launchers(actor="operator")
     assert cas.launchers() is None
     cas.close()
 
 
 def test_the_last_launcher_is_not_removed_by_the_way(tmp_path: Path) -> None:
     cas = service(tmp_path)
-    cas.accept_launcher(OLD, "", actor="operator")
+    cas.trusted.accept_launcher(OLD, "", actor="operator")
     with pytest.raises(Denied, match="is the last of the list") as caught:
-        cas.withdraw(Kind.LAUNCHER, OLD, actor="operator")
+        cas.trusted.withdraw(Kind.LAUNCHER, OLD, actor="operator")
     assert "crannog cas launcher clear" in caught.value.hint
     assert cas.launchers() == frozenset({OLD})
-    cas.accept_launcher(NEW, "", actor="operator")
-    cas.withdraw(Kind.LAUNCHER, OLD, actor="operator")
+    cas.trusted.accept_launcher(NEW, "", actor="operator")
+    cas.trusted.withdraw(Kind.LAUNCHER, OLD, actor="operator")
     assert cas.launchers() == frozenset({NEW})
     cas.close()
 
@@ -80,20 +80,20 @@ def test_an_accepted_launcher_is_heeded_by_sessions_that_are_prepared(tmp_path: 
         ).level
 
     assert level() is Level.NODE
-    cas.accept_launcher(NEW, "", actor="operator")
+    cas.trusted.accept_launcher(NEW, "", actor="operator")
     with pytest.raises(Exception, match="not trustworthy"):
         level()
-    cas.accept_launcher(b"l" * 32, "", actor="operator")
+    cas.trusted.accept_launcher(b"l" * 32, "", actor="operator")
     assert level() is Level.NODE
     cas.close()
 
 
 def test_what_is_there_already_is_refused_and_says_since_when(tmp_path: Path) -> None:
     cas = service(tmp_path)
-    cas.enrol_las(KEY, "node 1", actor="operator")
+    cas.trusted.enrol_las(KEY, "node 1", actor="operator")
     head = cas.head
     with pytest.raises(AlreadyExists, match=r"accepted since 2026-05-17T.* \(node 1\)"):
-        cas.enrol_las(KEY, "node 2", actor="operator")
+        cas.trusted.enrol_las(KEY, "node 2", actor="operator")
     assert cas.head == head
     cas.close()
 
@@ -101,9 +101,9 @@ def test_what_is_there_already_is_refused_and_says_since_when(tmp_path: Path) ->
 def test_what_is_not_there_is_not_removed(tmp_path: Path) -> None:
     cas = service(tmp_path, las_keys=(KEY,))
     with pytest.raises(NotFound, match="is not accepted by this CAS"):
-        cas.withdraw(Kind.LAS_KEY, KEY, actor="operator")
+        cas.trusted.withdraw(Kind.LAS_KEY, KEY, actor="operator")
     with pytest.raises(NotFound):
-        cas.clear_launchers(actor="operator")
+        cas.trusted.clear_launchers(actor="operator")
     assert cas.trust().node_keys == {KEY}
     cas.close()
 
@@ -112,7 +112,7 @@ def test_what_is_not_there_is_not_removed(tmp_path: Path) -> None:
 def test_a_note_is_one_printable_line(tmp_path: Path, note: str) -> None:
     cas = service(tmp_path)
     with pytest.raises(FormatError, match="note"):
-        cas.enrol_las(KEY, note, actor="operator")
+        cas.trusted.enrol_las(KEY, note, actor="operator")
     cas.close()
 
 
@@ -126,12 +126,12 @@ def test_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_change_is_in_the_audit_log(tmp_path: Path) -> None:
     cas = service(tmp_path)
-    cas.enrol_las(KEY, "node 1", actor="operator")
-    cas.withdraw(Kind.LAS_KEY, KEY, actor="operator")
-    cas.accept_launcher(OLD, "", actor="operator")
-    cas.accept_launcher(NEW, "", actor="operator")
-    cas.withdraw(Kind.LAUNCHER, OLD, actor="operator")
-    cas.clear_launchers(actor="operator")
+    cas.trusted.enrol_las(KEY, "node 1", actor="operator")
+    cas.trusted.withdraw(Kind.LAS_KEY, KEY, actor="operator")
+    cas.trusted.accept_launcher(OLD, "", actor="operator")
+    cas.trusted.accept_launcher(NEW, "", actor="operator")
+    cas.trusted.withdraw(Kind.LAUNCHER, OLD, actor="operator")
+    cas.trusted.clear_launchers(actor="operator")
     cas.close()
     from crannog.cas.audit import export_audit_log
 
@@ -152,7 +152,7 @@ def test_every_change_is_in_the_audit_log(tmp_path: Path) -> None:
 
 def test_the_list_is_read_beside_a_running_cas(tmp_path: Path) -> None:
     cas = service(tmp_path)
-    cas.enrol_las(KEY, "node 1", actor="operator")
+    cas.trusted.enrol_las(KEY, "node 1", actor="operator")
     found = read_accepted(tmp_path / "cas.db", keys=FileKey(tmp_path / "master.key"))
     assert [(one.value, one.note) for one in found.of(Kind.LAS_KEY)] == [(KEY.hex(), "node 1")]
     assert found.of(Kind.LAUNCHER) == ()

@@ -66,7 +66,7 @@ def test_everything_is_kept(old: Path) -> None:
 def test_a_lasting_list_can_be_written(old: Path) -> None:
     cas = service(old, level=None)
     assert cas.trust().node_keys == frozenset()
-    cas.enrol_las(LAS, "", actor="operator")
+    cas.trusted.enrol_las(LAS, "", actor="operator")
     cas.create_session(session("new"), ALICE)
     cas.close()
     again = service(old, level=None)
