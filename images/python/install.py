@@ -263,6 +263,8 @@ def _enter(entries: dict[bytes, Entry], root: Root, out: Output, path: str, kind
         entries[name] = DirectoryEntry(0o755, 0, 0, MTIME_NS)
     elif kind == "file":
         entries[name] = _file(_read(root, path), 0o755 if _is_executable(root, path) else 0o644)
+    elif kind == "nowhere":
+        return
     elif kind == "out":
         # Its target could be changed without a word: the image gets a copy in its place.
         content = _read(root, path)
@@ -280,10 +282,10 @@ def _file(content: bytes, mode: int) -> FileEntry:
 
 
 def walk(root: Root, directory: str, tree: str) -> Iterator[tuple[str, str]]:
-    """What is in a library, with its kind: `file`, `directory`, `link:TARGET` or `out`.
+    """What is in a library: `file`, `directory`, `link:TARGET`, `out` or `nowhere`.
 
-    `out` is a link to a regular file outside. Bytecode is left out, which is made anew; the
-    directories that the base fspf leaves open are there, and nothing of what they hold.
+    `out` is a link that leaves it and ends at a regular file. Bytecode is left out, which is made
+    anew; the directories that the base fspf leaves open are there, and nothing of what they hold.
 
     Raises:
         Unsupported: something that is none of these, or a link to a directory outside.
@@ -309,10 +311,17 @@ def walk(root: Root, directory: str, tree: str) -> Iterator[tuple[str, str]]:
 
 def _link(root: Root, directory: str, tree: str, path: str) -> str:
     target = os.readlink(directory.rstrip("/") + path)
-    there = root.canonical(path)
-    if there is None or there.startswith(f"{tree}/"):
-        return f"link:{target}"
     if posixpath.basename(path) in _MEASURED_LINKS:
+        return f"link:{target}"
+    try:
+        there = root.canonical(path)
+    except Misconfigured:
+        there = None
+    if there is None:
+        print(f"install: {path} leads nowhere and will not be seen", file=sys.stderr)
+        return "nowhere"
+    text = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    if there.startswith(f"{tree}/") and text.startswith(f"{tree}/"):
         return f"link:{target}"
     if not root.is_regular(there):
         raise Unsupported(f"{path} is a link to {there}, a directory outside the library")

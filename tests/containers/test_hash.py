@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from images.build import build_images
 
+from crannog.errors import EXIT_REFUSED
 from tests.containers.rig import Engine
 
 Measure = Callable[..., str]
@@ -165,6 +166,27 @@ def test_changed_image_gives_another(
     measure: Measure, derived: Callable[[str], str], original: str, change: str
 ) -> None:
     assert measure(derived(f"USER 0\nRUN {WHERE}{CHANGES[change]}")) != original
+
+
+LINKS = {
+    "virtual-environment": "ln -s /proc/self/root/tmp/evil $P/libexec/crannog/pyvenv.cfg",
+    "from-the-input": "ln -s /dev/stdin $P/libexec/pyvenv.cfg",
+    "of-a-process-to-come": "ln -s /proc/7/root/etc/passwd $P/libexec/pyvenv.cfg",
+    "site-directory": "mkdir -p /.local/lib/python3.11"
+    " && ln -s /proc/self/root/evil /.local/lib/python3.11/site-packages",
+    "openssl": "rm -f /etc/ssl/openssl.cnf && ln -s /proc/thread-self/cwd/x /etc/ssl/openssl.cnf",
+    "fifo": "rm -f /etc/nsswitch.conf && mkfifo /etc/nsswitch.conf",
+}
+
+
+@pytest.mark.parametrize("change", LINKS)
+def test_what_is_another_thing_for_the_program_is_refused(
+    engine: Engine, derived: Callable[[str], str], change: str
+) -> None:
+    image = derived(f"USER 0\nRUN {WHERE}{LINKS[change]}")
+    done = engine.run(image, options=("--env=SCONE_HASH=1",), check=False)
+    assert (done.returncode, done.stdout) == (EXIT_REFUSED, "")
+    assert "cannot be measured" in done.stderr
 
 
 def test_virtual_environment_gives_another_and_its_own(

@@ -6,6 +6,10 @@ regular files only, opened without side effects. Leaves to its callers which pat
 The kernel resolves with `openat2(RESOLVE_IN_ROOT)` where it can. Where it cannot (a seccomp profile
 older than the call answers EPERM, an older kernel ENOSYS) every component is opened by itself
 without following links, and links are resolved here against the root: slower, not weaker.
+
+*Absent* means that nothing is there for anybody. A link that leads nowhere for us may lead
+somewhere for the program that is measured (`/proc/self/root/...`, `/proc/7/cwd/...`), and a FIFO
+holds what somebody puts in; such a path is refused, or it would count as absent and yet be read.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from crannog.errors import Error, Misconfigured, TooLarge, Unavailable
 _SYS_OPENAT2 = 437  # the same number on every architecture (asm-generic/unistd.h)
 _RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_IN_ROOT = 0x10
 _SMALL = 1 << 16
 _RENAMES = 16  # beside us, before we give up
@@ -29,8 +34,10 @@ _MAX_LINKS = 40  # MAXSYMLINKS of the kernel
 _HANDLE = os.O_PATH | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
-# What a link target or a missing component makes of a lookup; everything else is an error.
-_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_NULL_DEVICE = os.makedev(1, 3)  # on every Linux
+
+# What a missing component makes of a lookup; everything else is an error.
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
 class _OpenHow(ctypes.Structure):
@@ -92,27 +99,40 @@ class Root:
         self.close()
 
     def handle(self, path: str) -> int | None:
-        """An O_PATH descriptor of what `path` leads to, links followed; None where it is absent."""
+        """An O_PATH descriptor of what `path` leads to, links followed; None where it is absent.
+
+        Raises:
+            Misconfigured: a link on the way leads nowhere, in a circle or through `/proc`'s links;
+                or the path may not be looked at.
+        """
         try:
             return self._resolve(path)
         except OSError as error:
-            if error.errno in _ABSENT:
-                return None
-            raise _unreadable(path, error) from error
+            self._check_absent(path, error)
+            return None
 
     def open_regular(self, path: str) -> int | None:
         """A readable, close-on-exec descriptor of the regular file at `path`.
 
-        None where nothing is there, and where what is there is not a regular file: a loader asked
-        for a library does not take a directory or a device either. `Misconfigured` where it may not
-        be read, since what cannot be read cannot be measured.
+        None where nothing is there, and for a directory and `/dev/null`, which hold nothing that a
+        loader would take.
+
+        Raises:
+            Misconfigured: it may not be read, since what cannot be read cannot be measured; or it
+                is a FIFO, a socket or a device, whose content is not the image's.
         """
         handle = self.handle(path)
         if handle is None:
             return None
         try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            status = os.fstat(handle)
+            if stat.S_ISDIR(status.st_mode) or status.st_rdev == _NULL_DEVICE:
                 return None
+            if not stat.S_ISREG(status.st_mode):
+                raise Misconfigured(
+                    f"{path}: is neither a file nor a directory, so it cannot be measured",
+                    hint="remove it from the image",
+                )
             # Only now for reading: opening a device or a FIFO by mistake would have effects.
             return os.open(f"/proc/self/fd/{handle}", _READ)
         except FileNotFoundError as error:
@@ -152,9 +172,8 @@ class Root:
         try:
             handle, names = self._walk(path)
         except OSError as error:
-            if error.errno in _ABSENT:
-                return None
-            raise _unreadable(path, error) from error
+            self._check_absent(path, error)
+            return None
         os.close(handle)
         return "/" + "/".join(names)
 
@@ -279,6 +298,31 @@ class Root:
             self._digests[identity] = found
         return FileDigest(found, identity)
 
+    def _check_absent(self, path: str, error: OSError) -> None:
+        """Return where nothing is at `path` for anybody; refuse otherwise."""
+        if error.errno == errno.ELOOP:
+            raise _leads_astray(path, "in a circle, or through the links of /proc") from error
+        if error.errno not in _ABSENT:
+            raise _unreadable(path, error) from error
+        if error.errno != errno.ENAMETOOLONG and not self._is_plainly_absent(path):
+            try:
+                os.close(self._walk(path)[0])
+            except _Dangling as dangling:
+                raise _leads_astray(path, "nowhere") from dangling
+            except OSError:
+                return  # the missing part is the path's own
+            # It has come into being meanwhile.
+            raise Misconfigured(f"{path}: changed while it was measured")
+
+    def _is_plainly_absent(self, path: str) -> bool:
+        """Whether no link was met before something was missing; False where that is not known."""
+        if self._here:
+            return False
+        found, code = self._openat2(path, _RESOLVE_IN_ROOT | _RESOLVE_NO_SYMLINKS)
+        if found >= 0:
+            os.close(found)
+        return code in _ABSENT
+
     def _resolve(self, path: str) -> int:
         if not self._here:
             found, code = self._openat2(path, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
@@ -307,17 +351,23 @@ class Root:
         """Resolve component by component; returns an O_PATH handle and the canonical names.
 
         `..` goes to the directory that was really passed through, which is held open, and stays at
-        the root there, as with RESOLVE_IN_ROOT. A link is its text, resolved inside the root, so
-        that the magic ones of /proc lead nowhere else either.
+        the root there, as with RESOLVE_IN_ROOT. A link is its text, resolved inside the root; the
+        magic ones, which lead elsewhere for another process, are refused as the kernel does.
+
+        Raises:
+            OSError: as the kernel would; `_Dangling` where what is missing was named by a link.
         """
         if "\0" in path:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         left = path.split("/")[::-1]
+        own = len(left)  # how many of them are the path's own, and not a link's
         held: list[tuple[str, int]] = []
         links = 0
         try:
             while left:
                 name = left.pop()
+                linked = len(left) >= own
+                own = min(own, len(left))
                 if name in ("", "."):
                     continue
                 if name == "..":
@@ -325,7 +375,12 @@ class Root:
                         os.close(held.pop()[1])
                     continue
                 above = held[-1][1] if held else self._root
-                found = os.open(name, _HANDLE | os.O_NOFOLLOW, dir_fd=above)
+                try:
+                    found = os.open(name, _HANDLE | os.O_NOFOLLOW, dir_fd=above)
+                except FileNotFoundError as error:
+                    if linked:
+                        raise _Dangling(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+                    raise
                 try:
                     is_link = stat.S_ISLNK(os.fstat(found).st_mode)
                     target = os.readlink("", dir_fd=found) if is_link else ""
@@ -337,7 +392,7 @@ class Root:
                     continue
                 os.close(found)
                 links += 1
-                if links > _MAX_LINKS:
+                if links > _MAX_LINKS or _is_magic(held):
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if target.startswith("/"):
                     while held:
@@ -394,6 +449,23 @@ def _read_open(descriptor: int, path: str, limit: int) -> bytes:
     if length > limit:
         raise TooLarge(f"{path} has more than {limit} bytes")
     return parts[0] if len(parts[0]) == length else b"".join(parts)
+
+
+def _is_magic(held: list[tuple[str, int]]) -> bool:
+    """Whether a link in the directory passed last is one of a process's entry in `/proc`."""
+    return len(held) > 1 and held[0][0] == "proc" and held[1][0].isdecimal()
+
+
+class _Dangling(FileNotFoundError):
+    """A link's target is missing. Never leaves this module."""
+
+
+def _leads_astray(path: str, where: str) -> Misconfigured:
+    return Misconfigured(
+        f"{path}: a link on the way leads {where}, so what the program would find there cannot be"
+        " measured",
+        hint="remove the link from the image, or let it lead to a file",
+    )
 
 
 def _unreadable(path: str, error: OSError) -> Misconfigured:

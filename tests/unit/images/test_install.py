@@ -151,6 +151,19 @@ def test_sitecustomize_may_be_a_link_outside_and_is_not_compiled(
     assert not [name for name in names if name.startswith(b"sitecustomize")]
 
 
+def test_link_that_leaves_the_library_on_its_way_becomes_a_file(tree: Tree, tmp_path: Path) -> None:
+    tree.link("/etc/turned.py", f"{TREE}/os.py")
+    tree.link(f"{TREE}/turning.py", "/etc/turned.py")
+    found = make(tree, tmp_path / "out")
+    assert isinstance(found.lookup(f"{TREE}/turning.py".encode()), FileEntry)
+
+
+def test_link_that_leads_nowhere_is_not_in_the_library(tree: Tree, tmp_path: Path) -> None:
+    tree.link(f"{TREE}/later.py", "/etc/later.py")
+    found = make(tree, tmp_path / "out")
+    assert found.lookup(f"{TREE}/later.py".encode()) is None
+
+
 def test_link_to_a_directory_outside_is_refused(tree: Tree, tmp_path: Path) -> None:
     tree.put("/opt/package/__init__.py", "")
     tree.link(f"{TREE}/package", "/opt/package")

@@ -18,3 +18,9 @@ def tree(tmp_path: Path) -> Tree:
 def root(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Root]:
     with Root(str(tmp_path), resolve_here=request.param == "here") as opened:
         yield opened
+
+
+@pytest.fixture(params=[False, True], ids=["kernel", "here"])
+def resolve_here(request: pytest.FixtureRequest) -> bool:
+    """Whether links are followed by us, where the kernel's openat2 is not allowed."""
+    return bool(request.param)

@@ -21,11 +21,16 @@ def test_absolute_link_stays_inside(tree: Tree, root: Root) -> None:
     assert root.canonical("/link") == "/inside/file"
 
 
-@pytest.mark.parametrize("path", ["/../../../../etc/hostname", "/up/etc/hostname", "/abs"])
+@pytest.mark.parametrize("path", ["/../../../../etc/hostname", "/up/etc/hostname"])
 def test_no_path_leads_out(tree: Tree, root: Root, path: str) -> None:
     tree.link("/up", "../../../../../../../..")
-    tree.link("/abs", "/etc/hostname")
     assert root.read(path, limit=100) is None
+
+
+def test_absolute_link_does_not_lead_out(tree: Tree, root: Root) -> None:
+    tree.link("/abs", "/etc/hostname")
+    with pytest.raises(Misconfigured, match="leads nowhere"):
+        root.read("/abs", limit=100)
 
 
 def test_dotdot_goes_where_the_link_led(tree: Tree, root: Root) -> None:
@@ -36,29 +41,74 @@ def test_dotdot_goes_where_the_link_led(tree: Tree, root: Root) -> None:
     assert root.read("/link/file", limit=100) == b"deep"
 
 
-def test_magic_link_leads_nowhere_else(root: Root, tree: Tree) -> None:
-    tree.link("/proc-root", "/proc/self/root/etc/hostname")
-    assert root.read("/proc-root", limit=100) is None
+# A path that is absent for us and not for the program would be read and not measured.
+
+MAGIC = ["/proc/self/root/evil", "/proc/thread-self/cwd/evil", "/dev/stdin"]
 
 
-@pytest.mark.parametrize("kind", ["fifo", "directory", "socket"])
-def test_only_regular_files_are_opened(tree: Tree, root: Root, kind: str) -> None:
+@pytest.mark.parametrize("target", [*MAGIC, "/proc/4999999/root/evil", "missing", "/a/missing/b"])
+@pytest.mark.parametrize("path", ["/dir/link", "/dir/link/below", "/dir/link/below/more"])
+def test_link_that_leads_nowhere_for_us_is_refused(
+    tree: Tree, resolve_here: bool, target: str, path: str
+) -> None:
+    # In the system's own root, where /proc is.
+    tree.link("/dir/link", target)
+    with (
+        Root("/", resolve_here=resolve_here) as root,
+        pytest.raises(Misconfigured, match="cannot be measured"),
+    ):
+        root.read(f"{tree.path}{path}", limit=100)
+
+
+@pytest.mark.parametrize("target", MAGIC)
+def test_directory_behind_a_magic_link_is_refused(
+    tree: Tree, resolve_here: bool, target: str
+) -> None:
+    tree.link("/sites", target)
+    with Root("/", resolve_here=resolve_here) as root:
+        for ask in (root.names, root.is_directory, root.is_regular, root.canonical, root.digest):
+            with pytest.raises(Misconfigured, match="cannot be measured"):
+                ask(f"{tree.path}/sites")
+
+
+def test_what_is_missing_behind_a_link_to_a_directory_is_absent(tree: Tree, root: Root) -> None:
+    tree.put("/usr/lib/file", "x")
+    tree.link("/lib", "usr/lib")
+    assert root.digest("/lib/missing") is None
+    assert root.digest("/lib/missing/below") is None
+    assert root.canonical("/lib/missing") is None
+
+
+def test_link_loop_is_refused(tree: Tree, root: Root) -> None:
+    tree.link("/a", "b")
+    tree.link("/b", "a")
+    with pytest.raises(Misconfigured, match="in a circle"):
+        root.read("/a", limit=10)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket"])
+def test_what_holds_another_content_each_time_is_refused(tree: Tree, root: Root, kind: str) -> None:
     target = tree.path / "thing"
     if kind == "fifo":
         os.mkfifo(target)  # opening it for reading would wait for ever
-    elif kind == "directory":
-        target.mkdir()
     else:
         os.mknod(target, 0o140644)
+    assert not root.is_regular("/thing")
+    for ask in (root.open_regular, root.digest):
+        with pytest.raises(Misconfigured, match="neither a file nor a directory"):
+            ask("/thing")
+
+
+def test_directory_holds_nothing(tree: Tree, root: Root) -> None:
+    (tree.path / "thing").mkdir()
     assert root.open_regular("/thing") is None
     assert root.digest("/thing") is None
     assert not root.is_regular("/thing")
 
 
-def test_link_loop_is_absent(tree: Tree, root: Root) -> None:
-    tree.link("/a", "b")
-    tree.link("/b", "a")
-    assert root.read("/a", limit=10) is None
+def test_null_device_holds_nothing() -> None:
+    with Root("/") as root:
+        assert root.digest("/dev/null") is None
 
 
 def test_file_as_directory_is_absent(tree: Tree, root: Root) -> None:
