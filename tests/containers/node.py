@@ -54,8 +54,8 @@ class Node:
 
 
 @contextmanager
-def running_node(launcher: Path) -> Iterator[Node]:
-    """Install a copy of `launcher` as root's, and run a LAS that knows it."""
+def running_node(launcher: Path, *arguments: str) -> Iterator[Node]:
+    """Install a copy of `launcher` as root's, and run a LAS that knows it, with more options."""
     root = Path(tempfile.mkdtemp(prefix=f"{RUN}-", dir=ROOT))
     try:
         root.chmod(0o755)
@@ -72,6 +72,7 @@ def running_node(launcher: Path) -> Iterator[Node]:
                     *("--socket", str(sockets / "socket")),
                     *("--state-directory", str(root / "state")),
                     *("--launcher", str(installed)),
+                    *arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,

@@ -6,18 +6,22 @@ knows the measurement, the launcher's digest and the protocol.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import subprocess
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.containers import impostor
-from tests.containers.node import Node
+from tests.containers.node import Node, running_node
 from tests.containers.platform import ReachablePlatform
 from tests.containers.protected import create_session
-from tests.containers.rig import LABEL, RUN, Engine
+from tests.containers.rig import LABEL, RUN, Container, Engine
 from tests.containers.vouched import GREETING, PROGRAM, REFUSED, World, make_world, measured, said
 
 TOO_LOW = "Trust level is simulation"
@@ -235,6 +239,39 @@ def test_no_second_evidence_once_the_container_is_configured(world: World) -> No
     assert "this container was configured already and gets no further evidence" in said(done)
 
 
+def test_a_stale_record_is_refused(world: World, artifacts: Path) -> None:
+    # The LAS sees a node whose records are those of the container's first start.
+    host = Path(tempfile.mkdtemp(prefix=f"{RUN}-", dir="/var/lib"))
+    host.chmod(0o755)
+    (host / "var/lib/containers/storage/overlay-containers").mkdir(parents=True)
+    try:
+        with (
+            Door(world.platform.cas_enclave) as door,
+            running_node(artifacts / "launcher", "--host-root", str(host)) as other,
+        ):
+            world.platform.enrol(other.key)
+            options = (
+                *other.mounts,
+                *world.variables(
+                    SCONE_CAS_ADDR=f"{world.engine.gateway}:{door.port}",
+                    CRANNOG_RETRY_SECONDS="120",
+                ),
+                f"--entrypoint={LAUNCHER}/run",
+            )
+            with world.engine.container(world.image, "--", *PROGRAM, options=options) as container:
+                _copy_record(container, host)
+                world.engine.call("restart", container.id)
+                door.open()
+                container.wait()
+                logs = container.logs()
+            world.platform.remove_las(other.key)
+    finally:
+        shutil.rmtree(host)
+    assert GREETING not in logs, logs
+    assert TOO_LOW in logs, logs
+    assert "the record is stale" in logs, logs
+
+
 def test_a_las_that_is_not_enrolled_is_refused(world: World) -> None:
     world.platform.remove_las(world.node.key)
     try:
@@ -254,6 +291,70 @@ def test_the_same_over_tcp_is_refused(world: World) -> None:
     finally:
         world.platform.remove_las(world.platform.las_key)
     refused(done, "over TCP the LAS cannot see which process asks")
+
+
+class Door:
+    """A port that leads to the CAS once it is open; until then connections end at once."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._address = (host.strip("[]"), int(port))
+        self._open = threading.Event()
+        self._listening = socket.create_server(("0.0.0.0", 0))
+        self.port = int(self._listening.getsockname()[1])
+
+    def __enter__(self) -> Door:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+
+    def open(self) -> None:
+        """From now on who connects speaks with the CAS."""
+        self._open.set()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                one, _ = self._listening.accept()
+                if not self._open.is_set():
+                    one.close()
+                    continue
+                other = socket.create_connection(self._address)
+                for source, sink in ((one, other), (other, one)):
+                    threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+RECORDED = {
+    "docker": (
+        "run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{}/config.json",
+        "run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{}/init.pid",
+        "run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{}/options.json",
+        "run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{}/shim-binary-path",
+        "run/docker/runtime-runc/moby/{}/state.json",
+    ),
+    "podman": (
+        "var/lib/containers/storage/overlay-containers/{}/userdata/config.json",
+        "run/containers/storage/overlay-containers/{}/userdata/pidfile",
+        "run/runc/{}/state.json",
+    ),
+}
+
+
+def _copy_record(container: Container, host: Path) -> None:
+    """The record of a running container, below `host`."""
+    files = [name.format(container.id) for name in RECORDED[container.engine.name]]
+    if not all((Path("/") / name).is_file() for name in files):
+        pytest.skip("the engine keeps its records elsewhere on this machine")
+    subprocess.run(["cp", "-a", "--parents", *files, str(host)], cwd="/", check=True)
 
 
 def _preloading(world: World, directory: Path, *, preload: bool = True) -> str:
