@@ -67,7 +67,12 @@ def test_a_name_that_the_engine_does_not_know_is_named(
     done = engine.run(
         base_image,
         *("--", "/bin/true"),
-        options=launcher(artifacts, network, "--dns=127.0.0.1"),
+        options=launcher(
+            artifacts,
+            network,
+            *("--dns=127.0.0.1", "--dns-option=timeout:1", "--dns-option=attempts:1"),
+            "--env=SCONE_LAS_ADDR=127.0.0.1:1",
+        ),
         check=False,
     )
     assert done.returncode == 75
