@@ -241,7 +241,8 @@ def _groups(record: Record, facts: Facts) -> Iterator[str]:
         # runc's systemd form, SLICE:PREFIX:NAME
         parts = path.split(":")
         expected = f"{parts[1]}-{parts[2]}.scope" if len(parts) == 3 else ""
-    inside = [group for group in facts.groups if group.strip("/.")]
+    # crun may put a group of its own into a scope of systemd's.
+    inside = [group.removesuffix("/container") for group in facts.groups if group.strip("/.")]
     if record.container.id not in expected:
         yield "the recorded control group is not the container's own"
     elif not inside or any(group.rpartition("/")[2] != expected for group in inside):

@@ -276,10 +276,19 @@ def test_the_form_of_systemd_s_control_groups(engine: str) -> None:
     case = genuine(engine)
     container = case.record.container.id
     oci = case.record.oci._replace(cgroup=f"system.slice:docker:{container}")
-    case = case.with_record(oci=oci).with_facts(
-        groups=(f"/system.slice/docker-{container}.scope", "/")
+    case = case.with_record(oci=oci)
+    # As runc has it, as a LAS in a control group namespace sees it, as crun has it.
+    for group in (
+        "/system.slice/docker-{}.scope",
+        "/../docker-{}.scope",
+        "/x/docker-{}.scope/container",
+    ):
+        found = case.with_facts(groups=(group.format(container), "/", "/.."))
+        assert found.reasons() == ()
+    refused(
+        case.with_facts(groups=(f"/system.slice/docker-{container}.scope/other",)),
+        "not in the recorded control group",
     )
-    assert case.reasons() == ()
 
 
 def test_a_process_with_children(engine: str) -> None:
