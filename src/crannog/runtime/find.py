@@ -88,7 +88,7 @@ def _usable(path: str, name: str) -> str:
 
 
 def _normal(path: str) -> str:
-    """With its directory's links resolved: by the kernel, since an attested start looks up little."""
+    """With its directory's links resolved by the kernel: an attested start looks up little."""
     directory, name = os.path.split(path)
     try:
         handle = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
