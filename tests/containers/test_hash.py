@@ -20,7 +20,8 @@ LAUNCHER = "/run/crannog/launcher"
 # For RUN: the interpreter's prefix, its library, a site directory, the C library's directory.
 WHERE = (
     "P=$(dirname $(dirname $(readlink -f $(command -v python3)))); L=$P/lib/python3.11; "
-    "S=$(python3 -c 'import site; print(site.getsitepackages()[-1])'); "
+    "S=$(python3 -c 'import os, site;"
+    " print(next(filter(os.path.isdir, site.getsitepackages())))'); "
     "C=$(dirname $(readlink -f /lib/*-linux-gnu/libc.so.6)); "
 )
 
