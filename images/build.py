@@ -63,7 +63,7 @@ RECIPES = (
     Recipe(
         "las",
         "Crannog's local attestation service",
-        (("rootfs/opt/crannog", "services"),),
+        (("rootfs/opt/crannog", "services"), ("state/var/lib/crannog", None)),
     ),
 )
 NAMES = tuple(recipe.name for recipe in RECIPES)
