@@ -1,4 +1,4 @@
-"""Podman's settings for the tests: two files, named by environment variables."""
+"""Podman's settings for the tests: two files named by environment variables, and one variable."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import resource
 import shutil
 from pathlib import Path
 
+SETTINGS = ("CONTAINERS_CONF", "CONTAINERS_REGISTRIES_CONF", "BUILDAH_LAYERS")
 _BACKEND = Path("/usr/lib/podman/netavark")
 _INIT = Path("/usr/libexec/podman/catatonit")  # for --init; Debian only recommends it
 
 
 def write_settings(directory: Path, registry: str) -> dict[str, str]:
-    """Write both files into `directory`; the variables that name them."""
+    """Write both files into `directory`; the variables to set."""
     containers = directory / "containers.conf"
     init = shutil.which("tini-static") or shutil.which("docker-init")
     containers.write_text(
@@ -27,7 +28,8 @@ def write_settings(directory: Path, registry: str) -> dict[str, str]:
     )
     registries = directory / "registries.conf"
     registries.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
-    return {"CONTAINERS_CONF": str(containers), "CONTAINERS_REGISTRIES_CONF": str(registries)}
+    # No image for each step of a build, which nobody would remove.
+    return dict(zip(SETTINGS, (str(containers), str(registries), "false"), strict=True))
 
 
 def write_docker_shim(directory: Path) -> Path:

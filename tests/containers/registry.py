@@ -28,10 +28,11 @@ class Registry:
     address: str
 
     def push(self, engine: Engine, image: str, name: str) -> str:
-        """Give `image` a name in this registry and push it; the full name."""
+        """Push `image` by a name in this registry that the engine does not keep; the name."""
         full = f"{self.address}/{name}"
         engine.call("tag", image, full)
         engine.call("push", full)
+        engine.call("rmi", full)
         return full
 
 

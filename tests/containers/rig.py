@@ -122,6 +122,8 @@ class Engine:
 
     def remove(self, *containers: str) -> None:
         """Remove containers at once, whether they run or not."""
+        if not containers:
+            return
         at_once = () if self.name == "docker" else ("--time=0",)
         self.call("rm", "--force", "--volumes", *at_once, *containers, check=False)
 
@@ -134,6 +136,14 @@ class Engine:
         """Build a Dockerfile without a context as `tag` and label it; the tag."""
         self.call("build", "--tag", tag, f"--label={LABEL}={RUN}", *arguments, "-", input=text)
         return tag
+
+    def listed(self, kind: str, *arguments: str) -> str:
+        """`KIND ls`; tried again, since Podman fails when another process removes one meanwhile."""
+        for _ in range(10):
+            done = self.call(kind, "ls", *arguments, check=False)
+            if done.returncode == 0:
+                return done.stdout
+        raise EngineFailed(f"{self.name} {kind} ls: {done.stderr}")
 
     def inspect(self, what: str) -> dict[str, Any]:
         """What the engine says about a container or an image."""
@@ -228,9 +238,7 @@ def available_engines() -> tuple[Engine, ...]:
 
 def remove_everything(engine: Engine, belongs: Callable[[str], bool]) -> None:
     """Remove all containers, images, networks and volumes of the runs that `belongs` accepts."""
-    containers = [which for which, run in _labelled(engine, "container") if belongs(run)]
-    if containers:
-        engine.remove(*containers)
+    engine.remove(*(which for which, run in _labelled(engine, "container") if belongs(run)))
     for kind, removal in (
         ("image", ("rmi", "--force")),
         ("network", ("network", "rm")),
@@ -253,10 +261,8 @@ def _labelled(engine: Engine, kind: str) -> Iterator[tuple[str, str]]:
     """What carries the label, and whose it is."""
     everything = ("--all",) if kind in ("container", "image") else ()
     which = {"volume": "{{.Name}}", "network": "{{.Name}}"}.get(kind, "{{.ID}}")
-    listed = engine.call(
-        kind, "ls", *everything, "--filter", f"label={LABEL}", "--format", which, check=False
-    )
-    for name in dict.fromkeys(listed.stdout.split()):
+    listed = engine.listed(kind, *everything, "--filter", f"label={LABEL}", "--format", which)
+    for name in dict.fromkeys(listed.split()):
         done = engine.call(kind, "inspect", name, check=False)
         found = _RUN.search(json.dumps(_labels(done.stdout)))
         if found:
@@ -274,8 +280,7 @@ def _labels(text: str) -> object:
 
 def _named(engine: Engine) -> Iterator[tuple[str, str]]:
     """Images whose name has a run's in it."""
-    listed = engine.call("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", check=False)
-    for name in listed.stdout.split():
+    for name in engine.listed("image", "--format", "{{.Repository}}:{{.Tag}}").split():
         found = _RUN.search(name)
         if found:
             yield name, found[0]

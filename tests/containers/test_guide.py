@@ -23,7 +23,7 @@ from tests.containers.rig import RUN, Engine
 from tests.tutorial.seed import PROJECT
 
 GUIDE = PROJECT / "docs" / "containers.md"
-OURS = ("cas", "las", "hello", "any", "copy")
+OURS = ("cas", "las", "hello", "encrypted", "any", "copy")
 _BLOCK = re.compile(
     r"<!-- executed by tests/containers/test_guide.py(?:: (\w+))? -->\n```bash\n(.*?)```", re.DOTALL
 )
@@ -45,10 +45,10 @@ class Guide:
     names: dict[str, str]
     ports: dict[str, int]
 
-    def run(self, holds: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, holds: str) -> subprocess.CompletedProcess[str]:
         """Run the one block that holds this text."""
         (block,) = [block for block in blocks(self.engine) if holds in block]
-        return self.bash(block, check=check)
+        return self.bash(block)
 
     def bash(self, block: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run commands as the page's."""
@@ -71,7 +71,7 @@ class Guide:
         return done
 
     def _ours(self, text: str) -> str:
-        text = re.sub(r"(?m)(^|[\s$(])docker (?=[a-z])", rf"\1{self.engine.name} ", text)
+        text = re.sub(r"(?m)(^|[\s$(])docker(?= [a-z]|$)", rf"\1{self.engine.name}", text)
         for image, name in self.names.items():
             text = re.sub(rf"(?<![\w/.-]){re.escape(image)}(?![\w/])", name, text)
         text = re.sub(rf"\bcrannog-({'|'.join(OURS)})\b", rf"{RUN}-\1", text)
@@ -121,20 +121,50 @@ def platform_of_the_guide(guide: Guide) -> None:
     guide.run("volume create")
 
 
+Done = subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def image_of_the_guide(guide: Guide, platform_of_the_guide: None) -> str:
-    """The page's first image; what it printed unattested."""
-    return guide.run("app/hello.py <<").stdout.splitlines()[-1]
+def ordinary(guide: Guide, platform_of_the_guide: None) -> Done:
+    return guide.run("app/hello.py <<")
 
 
-def test_an_ordinary_start(image_of_the_guide: str) -> None:
-    assert image_of_the_guide == "greeting: howdy of the host: None"
+@pytest.fixture(scope="module")
+def attested(guide: Guide, ordinary: Done) -> Done:
+    return guide.run("cat > session.yaml")
 
 
-def test_an_attested_start(guide: Guide, image_of_the_guide: str) -> None:
-    done = guide.run("cat > session.yaml")
-    assert done.stdout.splitlines()[-1] == "greeting: hello from the session of the host: None"
-    assert "simulation" in done.stderr
+@pytest.fixture(scope="module")
+def encrypted(guide: Guide, attested: Done) -> Done:
+    return guide.run("crannog image encrypt")
+
+
+@pytest.fixture(scope="module")
+def other(guide: Guide, platform_of_the_guide: None) -> Done:
+    return guide.run("Dockerfile.any")
+
+
+@pytest.fixture(scope="module")
+def node_of_the_guide(guide: Guide, ordinary: Done) -> None:
+    guide.run("crannog-copy:")
+    guide.run("--pid=host")
+    guide.run("cas launcher add")
+
+
+def test_an_ordinary_start(ordinary: Done) -> None:
+    assert ordinary.stdout.splitlines()[-1] == "greeting: howdy of the host: None"
+
+
+def test_an_attested_start(attested: Done) -> None:
+    lines = attested.stdout.splitlines()
+    assert lines[-1] == "greeting: hello from the session of the host: None"
+    assert "simulation" in attested.stderr
+
+
+def test_an_encrypted_image(encrypted: Done) -> None:
+    lines = encrypted.stdout.splitlines()
+    assert "greeting: hello from the session of the host: None" in lines
+    assert not any("i   m   p   o   r   t" in line for line in lines)
 
 
 def test_a_las_without_records_says_why(guide: Guide, platform_of_the_guide: None) -> None:
@@ -142,16 +172,13 @@ def test_a_las_without_records_says_why(guide: Guide, platform_of_the_guide: Non
     assert re.search(r"level simulation only: \w+", log)
 
 
-def test_any_other_image(guide: Guide, platform_of_the_guide: None) -> None:
-    lines = guide.run("Dockerfile.any").stdout.splitlines()
+def test_any_other_image(other: Done) -> None:
+    lines = other.stdout.splitlines()
     assert re.fullmatch("[0-9a-f]{64}", lines[-2])
     assert lines[-1] == "an ordinary start"
 
 
-def test_level_node(guide: Guide, image_of_the_guide: str) -> None:
-    guide.run("crannog-copy:")
-    guide.run("--pid=host")
-    guide.run("cas launcher add")
+def test_level_node(guide: Guide, node_of_the_guide: None) -> None:
     done = guide.run("cat > node.yaml")
     assert done.stdout.splitlines()[-1] == "greeting: hello at level node of the host: None"
     # Without the mounts it is another level, and refused with what it is.
@@ -162,11 +189,13 @@ def test_level_node(guide: Guide, image_of_the_guide: str) -> None:
     )
     assert refused.returncode == 78
     assert "greeting" not in refused.stdout
-    assert "simulation" in refused.stderr
-    assert "node" in refused.stderr
+    assert "Trust level is simulation" in refused.stderr
+    assert "Expected at least node" in refused.stderr
 
 
-def test_what_the_page_made_is_removed(guide: Guide, image_of_the_guide: str) -> None:
+def test_what_the_page_made_is_removed(
+    guide: Guide, encrypted: Done, other: Done, node_of_the_guide: None
+) -> None:
     guide.run("volume rm")
     assert not guide.node.exists()
 

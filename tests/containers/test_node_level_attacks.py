@@ -103,6 +103,16 @@ def test_a_volume_above_the_launcher_is_refused(world: World, tmp_path: Path) ->
     )
 
 
+def test_a_link_above_the_launcher_is_refused(world: World, tmp_path: Path) -> None:
+    # The engine mounts where the image's link leads, and the record does not show it.
+    (tmp_path / "root" / "run").mkdir(parents=True)
+    (tmp_path / "root" / "evil").mkdir()
+    (tmp_path / "root" / "run" / "crannog").symlink_to("/evil")
+    (tmp_path / "Dockerfile").write_text(f"FROM {world.image}\nCOPY root /\n")
+    image = world.engine.build(tmp_path, f"{world.image.rpartition('/')[0]}/link:1")
+    refused(world.start(image=image), f"nothing is mounted at {LAUNCHER}")
+
+
 def test_a_tmpfs_above_the_launcher_is_no_attack(world: World) -> None:
     done = world.start(options=("--tmpfs=/run",))
     assert GREETING in done.stdout, said(done)

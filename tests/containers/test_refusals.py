@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from crannog.session.otp import one_time_password, time_step
 from tests.containers.platform import ReachablePlatform
 from tests.containers.protected import (
     Protected,
@@ -24,6 +26,7 @@ from tests.containers.protected import (
 from tests.containers.rig import Engine
 
 REFUSED, TRY_AGAIN = 78, 75
+SHARED_SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 
 MAIN = """\
 import os, pathlib, sys
@@ -157,6 +160,23 @@ def test_a_session_that_is_missing(world: World) -> None:
 def test_a_service_that_is_missing(world: World) -> None:
     session = world.session("read", "/app/note").rpartition("/")[0]
     _assert_refused(world, *world.start(f"{session}/other"), "other")
+
+
+def test_an_expired_one_time_password(world: World) -> None:
+    config_id = world.session("read", "/app/note", one_time_password_shared_secret=SHARED_SECRET)
+    code = one_time_password(SHARED_SECRET, time_step(time.time() - 600))
+    status, log = world.start(f"{config_id}@{code}")
+    _assert_refused(world, status, log, "One-time Password is invalid", "it has expired")
+
+
+def test_a_one_time_password_that_was_used(world: World) -> None:
+    config_id = world.session(
+        "read", "/app/data/config", one_time_password_shared_secret=SHARED_SECRET
+    )
+    code = one_time_password(SHARED_SECRET, time_step(time.time()))
+    status, log = world.start(f"{config_id}@{code}")
+    assert (status, world.proof.exists()) == (0, True), log
+    _assert_refused(world, *world.start(f"{config_id}@{code}"), "was already used")
 
 
 @pytest.mark.parametrize("variable", ["SCONE_CAS_ADDR", "SCONE_LAS_ADDR"])

@@ -22,7 +22,7 @@ import pytest
 
 from tests.containers.kubectl import Cluster
 from tests.containers.platform import ReachablePlatform
-from tests.containers.podman import write_docker_shim
+from tests.containers.podman import SETTINGS, write_docker_shim
 from tests.containers.registry import Registry
 from tests.containers.rig import LABEL, RUN, Engine
 from tests.tutorial.seed import PROJECT, Reply, bash_blocks, block_with, replies, seed_text
@@ -49,8 +49,8 @@ def cas(tmp_path: Path) -> Iterator[ReachablePlatform]:
 
 
 @pytest.fixture
-def path(engine: Engine, tmp_path: Path) -> Iterator[str]:
-    """A PATH with `docker` and `kubectl` of this test; what `kubectl` started is ended."""
+def path(engine: Engine, curated_image: str, registry: Registry, tmp_path: Path) -> Iterator[str]:
+    """A PATH with `docker` and `kubectl` of this test; what they left is removed."""
     programs = tmp_path / "bin"
     programs.mkdir()
     if engine.name == "podman":
@@ -60,11 +60,16 @@ def path(engine: Engine, tmp_path: Path) -> Iterator[str]:
         f'#!/bin/sh\nPYTHONPATH={PROJECT} exec {sys.executable} -m tests.containers.kubectl "$@"\n'
     )
     kubectl.chmod(0o755)
-    yield f"{programs}:{os.environ['PATH']}"
+    # Podman's network, and with it the address of the CAS, is there while a container is in it.
+    with engine.container(curated_image, "sleep", "3600"):
+        yield f"{programs}:{os.environ['PATH']}"
     cluster = Cluster(tmp_path)
     for process in cluster.state["forwards"]:
         os.kill(process, signal.SIGTERM)
     engine.remove(*(pod["id"] for pod in cluster.state["pods"]))
+    names = engine.listed("image", "--format", "{{.Repository}}:{{.Tag}}").split()
+    ours = [name for name in names if name.startswith(f"{registry.address}/sconecurated")]
+    engine.call("rmi", "--force", *(name for name in ours if "<none>" not in name), check=False)
 
 
 def _addresses(text: str, engine: Engine, registry: Registry) -> str:
@@ -137,7 +142,7 @@ def test_the_tutorial_as_it_is_written(
         "TMPDIR": str(tmp_path),
         "KUBECTL_STATE": str(tmp_path),
         "KUBECTL_RUN_OPTIONS": json.dumps([f"--label={LABEL}={RUN}", *engine.limits]),
-        **{name: value for name, value in os.environ.items() if name.startswith("CONTAINERS_")},
+        **{name: os.environ[name] for name in SETTINGS if name in os.environ},
     }
     with (tmp_path / "terminal.log").open("w") as log:
         shell = pexpect.spawn(
