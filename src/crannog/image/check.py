@@ -200,8 +200,7 @@ def _check_contents(path: bytes, union: Union) -> None:
 
 def _check_detours(request: Request, union: Union) -> None:
     for detour in union.detours:
-        resolved = union.resolve(detour.path)
-        for path in (detour.path, detour.link, resolved[0] if resolved else b""):
+        for path in filter(None, (detour.path, detour.link, detour.target)):
             for root in request.encrypt + request.authenticate:
                 if is_below(b"/" + path, root) or is_below(root, b"/" + path):
                     raise Misconfigured(

@@ -229,15 +229,16 @@ def _service(root: Mapping, name: str | None) -> Mapping:
 
 
 def _refuse_others(old: dict[str, Node], text: str, service: str) -> None:
+    key = old.get("fspf_key")
+    if key is not None and MARK in text[key.mark.index :].partition("\n")[0]:
+        return
     for name, node in old.items():
-        if isinstance(node, Scalar):
-            line = text[node.mark.index :].partition("\n")[0]
-            if node.is_null or not node.text or _VARIABLE.match(node.text) or MARK in line:
-                continue
-        raise AlreadyExists(
-            f"service {service} has {name} already, and this command did not write it",
-            hint="is it of an older image, replace it: --replace",
-        )
+        empty = isinstance(node, Scalar) and (node.is_null or not node.text)
+        if not empty and not (isinstance(node, Scalar) and _VARIABLE.match(node.text)):
+            raise AlreadyExists(
+                f"service {service} has {name} already, and this command did not write it",
+                hint="is it of an older image, replace it: --replace",
+            )
 
 
 def _replaced(name: str, node: Node, entry: Mapping, text: str, value: str) -> tuple[int, int, str]:

@@ -60,11 +60,19 @@ Node = File | Directory
 
 
 class Detour(NamedTuple):
-    """A member whose path leads through a symbolic link."""
+    """A member whose path leads through a symbolic link.
+
+    Attributes:
+        layer: the member's.
+        path: the directory as it is named there.
+        link: the link on the way.
+        target: where the link led; empty where it led nowhere.
+    """
 
     layer: int
     path: bytes
     link: bytes
+    target: bytes
 
 
 class Union:
@@ -171,7 +179,10 @@ class Union:
             found = node.children.get(part)
             if not isinstance(found, Directory):
                 if found is not None and found.member.type is Type.LINK:
-                    self.detours.append(Detour(place.layer, directory, at))
+                    target = self.resolve(at)
+                    self.detours.append(
+                        Detour(place.layer, directory, at, target[0] if target else b"")
+                    )
                 found = node.children[part] = Directory(place, None)
             node = found
         return node
