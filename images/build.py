@@ -90,11 +90,14 @@ def build_images(
 
     Raises:
         Unavailable: no engine of that name answers.
-        NotFound: the artifacts are not complete.
+        NotFound: the artifacts are not complete, or there is no launcher's image to build on.
+        Misconfigured: that image is of another launcher.
         BuildFailed: the engine refused one.
     """
     engine = find_engine(engine_name)
     digest = launcher_digest(artifacts)
+    if "launcher" not in only and not {"cas", "las"}.isdisjoint(only):
+        _check_launcher(engine, f"{prefix}launcher", digest)
     epoch = source_date_epoch()
     labels = _labels(digest, epoch)
     built = []
@@ -118,6 +121,16 @@ def build_images(
             )
         )
     return built
+
+
+def _check_launcher(engine: Engine, name: str, digest: str) -> None:
+    """CAS and LAS are built on the launcher's image: it has to be of these artifacts."""
+    found = engine.image(name).labels.get("crannog.launcher-digest", "")
+    if found != digest:
+        raise Misconfigured(
+            f"{name} is of launcher {found or 'unknown'}, expected {digest}",
+            hint="build it as well: --only launcher,cas,las",
+        )
 
 
 def make_from_base(engine: Engine, base: str, out: Path) -> None:

@@ -6,6 +6,7 @@ our errors. What goes into an image is `images.build`'s question.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -184,6 +185,8 @@ class Engine:
                 status = process.wait()
             finally:
                 process.kill()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
                 process.wait()
             if status != 0:
                 raise BuildFailed(f"{name} cannot be built: {_tail(output)}")
