@@ -157,6 +157,14 @@ CHANGES = {
     "zipped-library": "printf x > $P/lib/python311.zip",
     "virtual-environment": "printf 'home = /tmp\\n' > $P/pyvenv.cfg",
     "build-tree": "printf '../../tmp\\n' > $P/libexec/crannog/pybuilddir.txt",
+    "library-in-a-zip-nearer-by": "mkdir $P/libexec/crannog/lib"
+    " && printf x > $P/libexec/crannog/lib/python311.zip",
+    "library-of-bytecode-nearer-by": "mkdir -p $P/libexec/lib/python3.11"
+    " && printf x > $P/libexec/lib/python3.11/os.pyc",
+    "library-of-a-build-tree": "mkdir $P/libexec/crannog/Modules"
+    " && touch $P/libexec/crannog/Modules/Setup.local",
+    "imported-by-a-start-file": "m=$(sed -n 's/ *import \\([a-z_]*\\)$/\\1/p'"
+    " $L/sitecustomize.py | head -1) && printf '#\\n' > $S/${m:-_distutils_hack}.py",
     "base-fspf": "printf x >> $P/libexec/crannog/base.fspf",
     "no-base-fspf": "rm $P/libexec/crannog/base.fspf",
 }

@@ -221,6 +221,11 @@ class _Measuring:
             name,
             closure.executable.path if name == path else self._root.canonical(name) or name,
             closure.executable.elf.needed,
+            libraries=tuple(
+                os.path.dirname(self._root.canonical(each.path) or each.path)
+                for each in closure.libraries
+                if os.path.basename(each.path).startswith("libpython")
+            ),
         )
         if python is not None:
             modules += self._extensions(loader, python, closure)

@@ -1,9 +1,10 @@
 """What a CPython interpreter loads and runs before the script that it is given.
 
 Decides which executable is a Python, where its library tree and site directories are, and which
-files there change every start: `pyvenv.cfg`, `pybuilddir.txt`, `sitecustomize`, `usercustomize`,
-`.pth`, `._pth`, and the extension modules of its own library. The tree's other modules are the base
-fspf's job, an application's own code is its fspf's.
+files there change every start: `pyvenv.cfg`, `._pth`, all by which its library would be found
+elsewhere, `sitecustomize`, `usercustomize`, `.pth`, what these import by name, and the extension
+modules of its own library. The tree's other modules are the base fspf's job, an application's own
+code is its fspf's.
 
 Source: CPython's `Modules/getpath.py` and `Lib/site.py`, 3.8 to 3.14, and Debian's `site.py`.
 """
@@ -20,7 +21,12 @@ from crannog.measure.root import Root
 
 _LIBRARY = r"libpython(\d+\.\d+)t?d?\.so"
 _TEXT_LIMIT = 1 << 16
+_SOURCE_LIMIT = 1 << 20
 _MAX_CUSTOM_FILES = 1000
+_CUSTOM = ("sitecustomize", "usercustomize")
+_LANDMARKS = ("os.py", "os.pyc")
+_IMPORTS = rb"(?m)(?:^|[;:])[ \t]*(?:import[ \t]+([^\n;#]+)|from[ \t]+([\w.]+)[ \t]+import)"
+_IMPORTED = rb"(?:__import__|import_module|find_spec)\([ \t]*['\"]([\w.]+)"
 
 
 class Python(NamedTuple):
@@ -30,7 +36,8 @@ class Python(NamedTuple):
         executable: the path it is started by, links not followed.
         trees: its standard library's directories, by prefix and exec prefix.
         sites: directories whose `.pth` files are run, in the virtual environment first.
-        configurations: where `pyvenv.cfg`, `pybuilddir.txt` and `._pth` files are looked for.
+        configurations: where `pyvenv.cfg`, `._pth` files, and what would make another directory its
+            library, are looked for.
     """
 
     executable: str
@@ -40,7 +47,12 @@ class Python(NamedTuple):
 
 
 def find_python(
-    root: Root, path: str, canonical: str, needed: tuple[str, ...], home: str = DEFAULT_HOME
+    root: Root,
+    path: str,
+    canonical: str,
+    needed: tuple[str, ...],
+    home: str = DEFAULT_HOME,
+    libraries: tuple[str, ...] = (),
 ) -> Python | None:
     """The interpreter at `path`, or None where the executable is no Python.
 
@@ -50,6 +62,7 @@ def find_python(
         canonical: the same without links.
         needed: names of the libraries it needs.
         home: the program's HOME, for the user's site directory.
+        libraries: the directories of its own shared library, from where Python 3.14 searches too.
     """
     called = any(_is_program(os.path.basename(name)) for name in (canonical, path))
     if not called and not any(re.match(_LIBRARY, name) for name in needed):
@@ -67,10 +80,9 @@ def find_python(
             if base:
                 starts = [base]
             break
-    # Names a build tree whose library would be taken; looked for where the search begins.
-    configurations += [f"{start}/pybuilddir.txt" for start in dict.fromkeys((*starts, here))]
     # As getpath: from the real file, or from where the virtual environment says its base is.
     trees = _library_trees(root, starts) or _library_trees(root, [here])
+    configurations += _elsewhere([*starts, here, *libraries], trees)
     sites = list(_site_directories(root, trees, environment, home))
     return Python(path, tuple(trees), tuple(sites), tuple(configurations))
 
@@ -86,30 +98,95 @@ def extension_modules(root: Root, python: Python) -> Iterator[str]:
 def start_files(root: Root, python: Python) -> Iterator[str]:
     """Files that change every start, and the places where one would: absent ones included."""
     yield from python.configurations
-    for directory in (*python.trees, *(f"{tree}/lib-dynload" for tree in python.trees)):
-        yield from _customizations(root, directory)
+    for tree in python.trees:
+        # Searched before the tree; whole library in one file where it is there.
+        yield from _zips(os.path.dirname(tree), os.path.basename(tree))
+    own = [*python.trees, *(f"{tree}/lib-dynload" for tree in python.trees)]
+    added: dict[str, None] = {}
+    imported: dict[str, None] = {}
+    for directory in (*own, *python.sites):
+        for path in _modules(root, directory, _CUSTOM):
+            yield path
+            if path.endswith(".py"):
+                imported.update(dict.fromkeys(_imports(_source(root, path))))
     for directory in python.sites:
-        yield from _customizations(root, directory)
         for name in root.names(directory):
             if name.endswith(".pth"):
                 yield f"{directory}/{name}"
-    for tree in python.trees:
-        # Searched before the tree; whole library in one file where it is there.
-        yield f"{os.path.dirname(tree)}/{os.path.basename(tree).replace('.', '').rstrip('t')}.zip"
+                text = _source(root, f"{directory}/{name}")
+                imported.update(dict.fromkeys(_imports(text)))
+                added.update(dict.fromkeys(_added(directory, text)))
+    # Debian's sitecustomize imports a module that no package of it has: whoever brings one is run.
+    for directory in dict.fromkeys((*python.sites, *added)):
+        yield from _modules(root, directory, tuple(imported))
+    for directory in added:
+        yield from _modules(root, directory, _CUSTOM)
 
 
-def _customizations(root: Root, directory: str) -> Iterator[str]:
-    """`sitecustomize` and `usercustomize` in any form that `import` takes."""
-    for stem in ("sitecustomize", "usercustomize"):
+def _modules(root: Root, directory: str, names: tuple[str, ...]) -> Iterator[str]:
+    """The modules `names` of a directory in any form that `import` takes; `.py` if absent, too."""
+    for stem in names:
         yield f"{directory}/{stem}.py"
     for folder in (directory, f"{directory}/__pycache__"):
         for name in root.names(folder):
-            if name.partition(".")[0] in ("sitecustomize", "usercustomize"):
+            if name.partition(".")[0] in names:
                 path = f"{folder}/{name}"
                 if "." in name or not root.is_directory(path):
                     yield path
                 else:
                     yield from _below(root, path)
+
+
+def _source(root: Root, path: str) -> bytes:
+    return root.read(path, limit=_SOURCE_LIMIT) or b""
+
+
+def _imports(text: bytes) -> Iterator[str]:
+    """The first component of what a source, or a `.pth` file, imports by name."""
+    words = [each for both in re.findall(_IMPORTS, text) for each in b",".join(both).split(b",")]
+    for word in (*words, *re.findall(_IMPORTED, text)):
+        name = (word.split() or [b""])[0].partition(b".")[0].decode("ascii", "replace")
+        if name.isidentifier():
+            yield name
+
+
+def _added(directory: str, text: bytes) -> Iterator[str]:
+    """The directories that a `.pth` file puts on the search path."""
+    for line in text.splitlines():
+        name = os.fsdecode(line.strip())
+        if name and not name.startswith(("#", "import ", "import\t")) and "\0" not in name:
+            yield os.path.normpath(os.path.join(directory, name))
+
+
+def _elsewhere(starts: list[str], trees: list[str]) -> Iterator[str]:
+    """What, if it were there, would make getpath take another library than `trees`.
+
+    A build tree's marks where the search begins; in each directory upwards the zipped library, and
+    below the first library that was found the files by which it knows one.
+    """
+    names = dict.fromkeys(os.path.basename(tree) for tree in trees)
+    for start in dict.fromkeys(starts):
+        yield f"{start}/pybuilddir.txt"
+        yield f"{start}/Modules/Setup.local"
+        found = False
+        directory = start
+        while directory:
+            libraries = [f"{directory.rstrip('/')}/{lib}" for lib in ("lib", "lib64")]
+            found = found or any(f"{lib}/{name}" in trees for lib in libraries for name in names)
+            for library in libraries:
+                for name in names:
+                    yield from _zips(library, name)
+                    if not found:
+                        yield from (f"{library}/{name}/{mark}" for mark in _LANDMARKS)
+            if directory == "/":
+                break
+            directory = os.path.dirname(directory)
+
+
+def _zips(library: str, name: str) -> Iterator[str]:
+    """The zipped library of the Python whose directory is called `name`: with and without its t."""
+    plain = name.replace(".", "")
+    yield from dict.fromkeys(f"{library}/{each}.zip" for each in (plain.rstrip("t"), plain))
 
 
 def _below(root: Root, directory: str) -> Iterator[str]:
@@ -152,7 +229,7 @@ def _is_tree(name: str) -> bool:
 
 
 def _library_trees(root: Root, starts: list[str]) -> list[str]:
-    """Upwards from each start, the first directory with `lib/pythonX.Y/os.py` below it.
+    """Upwards from each start, the first directory with a `lib/pythonX.Y` that getpath would take.
 
     Every version found there counts: which one the interpreter takes is compiled into it.
     """
@@ -169,7 +246,8 @@ def _library_trees(root: Root, starts: list[str]) -> list[str]:
             here = [
                 tree
                 for tree in here
-                if root.is_regular(f"{tree}/os.py") or root.is_directory(f"{tree}/lib-dynload")
+                if any(root.is_regular(f"{tree}/{mark}") for mark in _LANDMARKS)
+                or root.is_directory(f"{tree}/lib-dynload")
             ]
             if here:
                 found += here

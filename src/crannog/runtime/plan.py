@@ -98,6 +98,9 @@ def attested_program(configuration: Configuration, measurement: Measurement) -> 
         )
     environment.setdefault("PATH", DEFAULT_PATH)
     environment.setdefault("HOME", DEFAULT_HOME)
+    if measurement.python and environment["HOME"] != DEFAULT_HOME:
+        # (A) What runs from the user's site directory was measured below the default HOME alone.
+        environment.setdefault("PYTHONNOUSERSITE", "1")
     first, *rest = map(_native, configuration.argv)
     warnings: list[str] = []
     same = _stem(first) == _stem(measurement.program)

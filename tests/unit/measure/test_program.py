@@ -43,7 +43,10 @@ def system(tree: Tree) -> Tree:
         "/usr/lib/python3.11/lib-dynload/_ssl.cpython-311-x86_64-linux-gnu.so",
         elf(interpreter=None, needed=["libssl.so.3", "libc.so.6"]),
     )
-    tree.put("/usr/lib/python3/dist-packages/a.pth", "import os")
+    tree.put(
+        "/usr/lib/python3/dist-packages/a.pth",
+        "/opt/added\nimport os, apport_hook as hook\nimport os; __import__('_shim.x').y()\n",
+    )
     return tree
 
 
@@ -148,6 +151,20 @@ PYTHON_PLANTS = [
     "/.local/lib/python3.11/site-packages/zzz.pth",
     "/.local/lib/python3.11/site-packages/usercustomize.py",
     "/usr/lib/python3.11/lib-dynload/_evil.cpython-311-x86_64-linux-gnu.so",
+    # Another library would be taken.
+    "/usr/bin/lib/python311.zip",
+    "/lib64/python311.zip",
+    "/usr/bin/lib/python3.11/os.py",
+    "/usr/bin/lib/python3.11/os.pyc",
+    "/usr/bin/pybuilddir.txt",
+    "/usr/bin/Modules/Setup.local",
+    # What a.pth imports, or puts on the path.
+    "/usr/lib/python3/dist-packages/apport_hook.py",
+    "/usr/lib/python3/dist-packages/apport_hook.abi3.so",
+    "/usr/lib/python3/dist-packages/__pycache__/apport_hook.cpython-311.pyc",
+    "/usr/lib/python3/dist-packages/_shim/override.py",
+    "/opt/added/apport_hook/__init__.py",
+    "/opt/added/sitecustomize.py",
 ]
 
 
@@ -157,6 +174,31 @@ def test_python_start_file_changes_it(system: Tree, path: str) -> None:
     assert before.python
     system.put(path, elf(interpreter=None) if path.endswith(".so") else "planted")
     assert measure(system, "/usr/bin/python3").mrenclave != before.mrenclave
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import hook",
+        "import os, hook as h\n",
+        "try:\n    import hook\nexcept ImportError: pass",
+        "from hook.sub import x",
+        "try: from hook import (x)\nexcept: pass",
+    ],
+)
+def test_what_the_librarys_sitecustomize_imports_is_measured(system: Tree, text: str) -> None:
+    system.put("/usr/lib/python3.11/sitecustomize.py", text)
+    before = measure(system, "/usr/bin/python3").mrenclave
+    system.put("/usr/lib/python3/dist-packages/hook.py", "planted")
+    assert measure(system, "/usr/bin/python3").mrenclave != before
+
+
+def test_a_library_of_bytecode_alone_is_taken_for_one(system: Tree) -> None:
+    (system.path / "usr/lib/python3.11/os.py").unlink()
+    system.put("/usr/lib/python3.11/os.pyc", "")
+    before = measure(system, "/usr/bin/python3").mrenclave
+    system.put("/usr/lib/python3.11/sitecustomize.py", "planted")
+    assert measure(system, "/usr/bin/python3").mrenclave != before
 
 
 @pytest.mark.parametrize("path", [path for path in PYTHON_PLANTS if "pyvenv" not in path])

@@ -78,7 +78,16 @@ def test_argv_and_environment_are_the_sessions() -> None:
 
 def test_path_and_home_of_the_session_stay() -> None:
     found = attested_program(configuration("python3", PATH="/x", HOME="/h"), measurement())
-    assert found.environment == {"PATH": "/x", "HOME": "/h"}
+    assert (found.environment["PATH"], found.environment["HOME"]) == ("/x", "/h")
+
+
+def test_python_with_a_home_of_its_own_runs_nothing_from_its_users_site_directory() -> None:
+    found = attested_program(configuration("python3", HOME="/h"), measurement())
+    assert found.environment["PYTHONNOUSERSITE"] == "1"
+    found = attested_program(configuration("python3"), measurement())
+    assert "PYTHONNOUSERSITE" not in found.environment
+    wanted = configuration("python3", HOME="/h", PYTHONNOUSERSITE="")
+    assert attested_program(wanted, measurement()).environment["PYTHONNOUSERSITE"] == ""
 
 
 def test_argv0_with_a_slash_stays_and_is_said() -> None:
