@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,9 +151,8 @@ def encrypt(
         chosen = choose_engine(engine)
         name = chosen.stored_name(name)
     destination = Destination(name, chosen if output is None else None, output, force)
-    with contextlib.ExitStack() as stack:
-        told = stack.enter_context(_progress())
-        keys = _KeyFile(key_out)
+    keys = _KeyFile(key_out)
+    with _cleaning_up(), _progress() as told:
         done = encrypt_image(
             wanted,
             request,
@@ -246,6 +247,26 @@ def _next(
         f"  {program} run -e SCONE_CONFIG_ID={shlex.quote(config)} -e SCONE_CAS_ADDR=…"
         f" -e SCONE_LAS_ADDR=… {tag}"
     )
+
+
+@contextlib.contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this as Ctrl-C does: with nothing left behind."""
+
+    def interrupt(number: int, frame: object) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class _Silent:
