@@ -149,7 +149,7 @@ class Process:
     def _unreadable(self, name: str, error: OSError) -> Denied:
         hint = ""
         if isinstance(error, PermissionError):
-            hint = "the LAS has to be root with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+            hint = "the LAS has to be root with CAP_SYS_PTRACE"
         reason = (error.strerror or "failed").lower()
         return Denied(f"/proc/{self.pid}/{name} cannot be read: {reason}", hint=hint)
 
