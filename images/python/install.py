@@ -163,7 +163,7 @@ def find_interpreter(root: Root, directory: str) -> Interpreter:
     Raises:
         Misconfigured, Unsupported: as `install`.
     """
-    paths = [f"{each}/{name}" for each in _PATH for name in (*NAMES, "python3.11")]
+    paths = [f"{each}/{name}" for name in NAMES for each in _PATH]
     path = next((there for each in paths if (there := root.canonical(each)) is not None), None)
     if path is None:
         raise Misconfigured(
@@ -217,6 +217,25 @@ def _ask(root: Root, directory: str, path: str, needed: tuple[str, ...]) -> Inte
     if not any(root.is_regular(f"{tree}/os.py") for tree in trees):
         raise Misconfigured(f"{path}: its library, with os.py, was not found")
     return Interpreter(path, tag, version, tuple(trees))
+
+
+def try_moved(found: Interpreter) -> None:
+    """Start the interpreter at its new place, in the image where this runs, and compare its prefix.
+
+    Raises:
+        Unsupported: it does not start there (a library that it finds by `$ORIGIN` only), or would
+            take another library.
+    """
+    real = place_behind(found.path)
+    os.makedirs(posixpath.dirname(real), exist_ok=True)
+    with open(found.path, "rb") as source, open(real, "xb") as target:
+        os.fchmod(target.fileno(), 0o755)
+        while block := source.read(1 << 20):
+            target.write(block)
+    asked = ["-I", "-c", "import sys; print(sys.prefix, sys.exec_prefix)"]
+    before, after = (_run("/", path, asked, "") for path in (found.path, real))
+    if before != after:
+        raise Unsupported(f"{real} has prefix {after.strip()}, expected {before.strip()}")
 
 
 def compile_library(root: Root, directory: str, tree: str, found: Interpreter, out: Output) -> None:
@@ -385,6 +404,8 @@ def main() -> int:
         with open(options.front, "rb") as file, Root(options.root) as root:
             out = Output(options.root, options.out, MTIME_NS // 10**9)
             found = install(root, options.root, file.read(), out)
+        if options.root == "/":
+            try_moved(found)
         out.settle()
     except Error as error:
         for line in chain(error):

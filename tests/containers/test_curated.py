@@ -443,9 +443,11 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("attack", STOPPED)
+@pytest.mark.parametrize(
+    ("attack", "level"), [*((attack, "0") for attack in STOPPED), ("extended", "2")]
+)
 def test_changed_library_stops_the_attested_program(
-    derived: Derive, attest: Attest, curated_image: str, attack: str
+    derived: Derive, attest: Attest, curated_image: str, attack: str, level: str
 ) -> None:
     image = derived(f"USER 0\nRUN {LIBRARY}{STOPPED[attack]}")
     done = attest(
@@ -453,6 +455,7 @@ def test_changed_library_stops_the_attested_program(
         session="python3 /app/check.py",
         measured=curated_image,  # the change is not in the measurement
         check=False,
+        SCONE_ALLOW_DLOPEN=level,
     )
     assert done.returncode not in (0, 1)
     assert done.stdout == ""

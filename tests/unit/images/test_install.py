@@ -185,6 +185,11 @@ def test_the_same_image_gives_the_same_tree(tree: Tree, tmp_path: Path) -> None:
             assert path.read_bytes() == other.read_bytes()
 
 
+def test_python3_anywhere_comes_before_python(tree: Tree) -> None:
+    tree.put("/usr/local/bin/python", elf(interpreter=GLIBC, content=b"python 2"))
+    assert find(tree).path == "/usr/bin/python3.11"
+
+
 def test_image_without_python_is_refused(tree: Tree) -> None:
     shutil.rmtree(tree.path / "usr/bin")
     with pytest.raises(Misconfigured, match="no Python"):
