@@ -8,8 +8,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from images.python import install
-from images.python.install import MTIME_NS, Output, find_interpreter
+from images.python import install, library
+from images.python.install import find_interpreter
+from images.python.library import MTIME_NS, Interpreter, Output
 
 from crannog.errors import Misconfigured, Unsupported
 from crannog.measure.root import Root
@@ -53,7 +54,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, about: str) -> None:
                 Path(target).write_bytes(content[::-1])
         return ""
 
-    monkeypatch.setattr(install, "_run", run)
+    for module in (install, library):
+        monkeypatch.setattr(module, "run_python", run)
 
 
 def make(tree: Tree, out: Path) -> Fspf:
@@ -65,7 +67,7 @@ def make(tree: Tree, out: Path) -> Fspf:
     return open_plain((out / "usr/libexec/crannog/base.fspf").read_bytes())
 
 
-def find(tree: Tree) -> install.Interpreter:
+def find(tree: Tree) -> Interpreter:
     with Root(str(tree.path)) as root:
         return find_interpreter(root, str(tree.path))
 
