@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 
 _SHOW_BYTES = 64 << 20
+_TEMPLATE = re.compile(r"[A-Za-z0-9_./~$-]*\$[A-Za-z0-9_./~$-]*\Z")
 
 _Paths = list[str]
 
@@ -151,8 +153,7 @@ def encrypt(
         chosen = choose_engine(engine)
         name = chosen.stored_name(name)
     destination = Destination(name, chosen if output is None else None, output, force)
-    keys = _KeyFile(key_out)
-    with _cleaning_up(), _progress() as told:
+    with _cleaning_up(), _progress() as told, _KeyFile(key_out) as keys:
         done = encrypt_image(
             wanted,
             request,
@@ -177,13 +178,23 @@ class _KeyFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._written = False
 
     def write(self, values: Values) -> None:
         """Write the values, where that was asked for."""
         if self._path is None:
             return
-        with new_file(self._path, replace=False) as sink:
+        with new_file(self._path, replace=False, mode=0o600) as sink:
             sink.write((_lines(values) + "\n").encode())
+        self._written = True
+
+    def __enter__(self) -> _KeyFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After an error take it away again: there is no image that its key would open."""
+        if kind is not None and self._written and self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 def _report(done: Encrypted, destination: Destination, *, printed: bool, json: bool) -> None:
@@ -239,13 +250,17 @@ def _next(
         ui.note(f"  {program} push {tag}")
     ui.note(f"  {program} run -i --rm -e SCONE_HASH=1 {tag}   # for mrenclaves, if not there yet")
     file = shlex.quote(str(session)) if session is not None else "SESSION.yaml"
-    ui.note(f"  crannog session create {file}")
     config = "SESSION/SERVICE"
+    more = ""
     if done.target is not None:
         config = f"{done.target.session}/{done.target.service}"
+        if done.target.variables:
+            more = f" --use-env   # with {', '.join(done.target.variables)}"
+    ui.note(f"  crannog session create {file}{more}")
+    # In double quotes where the session's name has a variable, as $NS~hello in the tutorial.
+    config = f'"{config}"' if _TEMPLATE.match(config) else shlex.quote(config)
     ui.note(
-        f"  {program} run -e SCONE_CONFIG_ID={shlex.quote(config)} -e SCONE_CAS_ADDR=…"
-        f" -e SCONE_LAS_ADDR=… {tag}"
+        f"  {program} run -e SCONE_CONFIG_ID={config} -e SCONE_CAS_ADDR=… -e SCONE_LAS_ADDR=… {tag}"
     )
 
 

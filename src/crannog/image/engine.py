@@ -60,12 +60,18 @@ def check_source(text: str) -> str:
 
 
 class Engine(NamedTuple):
-    """One engine by its program."""
+    """One engine.
+
+    Attributes:
+        name: its program.
+        is_podman: whether the program is Podman, also where it is called docker.
+    """
 
     name: str
+    is_podman: bool = False
 
     def stored_name(self, tag: str) -> str:
-        """`tag` as this engine keeps it: without Docker each name says where it comes from."""
+        """`tag` as this engine keeps it: but for Docker's, each name says where it comes from."""
         host, slash, _ = tag.partition("/")
         if self.name == "docker" or (slash and ("." in host or ":" in host or host == "localhost")):
             return tag
@@ -99,15 +105,15 @@ class Engine(NamedTuple):
         Raises:
             StorageFailed: the engine could not.
         """
-        commands = {
-            "docker": ["docker", "image", "save", "--output", str(path), name],
-            "podman": [
-                *("podman", "image", "save", "--quiet", "--format", "docker-archive"),
-                *("--output", str(path), name),
-            ],
-            "buildah": ["buildah", "push", "--quiet", name, f"docker-archive:{path}"],
-        }
-        done = self._run(commands[self.name])
+        output = ["--output", str(path)]
+        if self.name == "buildah":
+            command = ["buildah", "push", "--quiet", name, f"docker-archive:{path}"]
+        elif self.is_podman:
+            command = [self.name, "image", "save", "--quiet", "--format", "docker-archive"]
+            command += [*output, name]
+        else:
+            command = [self.name, "image", "save", *output, name]
+        done = self._run(command)
         if done.returncode:
             raise StorageFailed(f"{self.name} cannot save {name}: {_said(done.stderr)}")
 
@@ -211,11 +217,11 @@ def choose_engine(name: str | None) -> Engine:
                 f"there is no program {name}",
                 hint="install it, choose another --engine, or use oci:DIRECTORY and --output",
             )
-        return Engine(name)
+        return _engine(name)
     for candidate in ENGINES:
         if shutil.which(candidate) is None:
             continue
-        engine = Engine(candidate)
+        engine = _engine(candidate)
         probe = ["images", "--quiet"] if candidate == "buildah" else ["info"]
         if engine._run([candidate, *probe]).returncode == 0:
             return engine
@@ -223,6 +229,13 @@ def choose_engine(name: str | None) -> Engine:
         "there is no docker, podman or buildah that answers",
         hint="start one; or give SOURCE as oci:DIRECTORY or docker-archive:FILE, and --output",
     )
+
+
+def _engine(name: str) -> Engine:
+    if name != "docker":
+        return Engine(name, name == "podman")
+    version = Engine(name)._run([name, "--version"])
+    return Engine(name, "podman" in (version.stdout + version.stderr).lower())
 
 
 def _said(text: str) -> str:

@@ -25,6 +25,7 @@ from crannog.shield.paths import printable
 MARK = "# by crannog image encrypt"
 FIELDS = ("fspf_path", "fspf_key", "fspf_tag")
 _PATH = re.compile(r"/[A-Za-z0-9._/-]*\Z")
+_USED = re.compile(rb"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -47,11 +48,13 @@ class Target(NamedTuple):
         session: the session's name as it stands there, with variables.
         service: its name.
         command: its command as it stands there.
+        variables: what the file, as a template, needs values for; without those that are replaced.
     """
 
     session: str
     service: str
     command: str
+    variables: tuple[str, ...] = ()
 
 
 def find_target(data: bytes, service: str | None) -> Target:
@@ -64,7 +67,11 @@ def find_target(data: bytes, service: str | None) -> Target:
     """
     root = parse(data)
     entry = _service(root, service)
-    return Target(_text(root, "name"), _text(entry, "name"), _text(entry, "command"))
+    replaced = {_text(entry, name).removeprefix("$") for name in FIELDS}
+    names = {name.decode() for name in _USED.findall(data)} - replaced
+    return Target(
+        _text(root, "name"), _text(entry, "name"), _text(entry, "command"), tuple(sorted(names))
+    )
 
 
 def fill(data: bytes, service: str | None, values: Values, *, replace: bool) -> bytes:

@@ -14,6 +14,7 @@ from crannog.wire import Json
 MAX_CONTENT = 64 << 10  # bytes of a file that is looked for
 MAX_TOTAL = 16 << 20  # bytes of all of them
 _MIN_CONTENT = 16
+_NOT_KEPT = ("history", "container", "container_config")
 REDACTED = "(not kept: it held the content of an encrypted file)"
 
 
@@ -53,7 +54,7 @@ def find_traces(config: Mapping[str, Json], contents: Contents) -> dict[int, str
     """
     replaced: dict[int, str] = {}
     history = config.get("history")
-    rest: list[Json] = [{key: value for key, value in config.items() if key != "history"}]
+    rest: list[Json] = [{key: value for key, value in config.items() if key not in _NOT_KEPT}]
     for number, entry in enumerate(history if isinstance(history, list) else ()):
         if not isinstance(entry, dict):
             continue

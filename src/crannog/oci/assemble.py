@@ -87,7 +87,11 @@ def changed_config(
     Raises:
         FormatError: labels or history are malformed.
     """
-    result = dict(config)
+    # Docker's record of the container that the last step was built in: of no use to anybody, and
+    # the place where that step's command stands once more.
+    result = {
+        key: value for key, value in config.items() if key not in ("container", "container_config")
+    }
     settings = result.get("config")
     settings = dict(settings) if isinstance(settings, dict) else {}
     old = settings.get("Labels")

@@ -17,7 +17,7 @@ class Limits(NamedTuple):
         manifests: entries of all indexes together.
         layers: layers of a manifest.
         layer_bytes: bytes of one layer after decompression.
-        members: members of all layers together; each costs a few hundred bytes of memory.
+        members: members of all layers together; each costs about a kilobyte of memory.
         extension: bytes of one member's extended header (long names, extended attributes).
         outer_members: members of an archive that holds an image.
     """
@@ -26,7 +26,7 @@ class Limits(NamedTuple):
     manifests: int = 1000
     layers: int = 512
     layer_bytes: int = 64 << 30
-    members: int = 2_000_000
+    members: int = 1_000_000
     extension: int = 1 << 20
     outer_members: int = 100_000
 

@@ -14,7 +14,7 @@ from crannog.oci.layers import LayerStream, Progress
 from crannog.oci.limits import DEFAULT, Limits
 from crannog.oci.model import Layer
 from crannog.oci.scan import Visitor
-from crannog.oci.streams import PIECE, Deflating, Sink, Writing, check_same, storage_failed
+from crannog.oci.streams import Deflating, Sink, Writing
 from crannog.oci.tar import Member, TarReader
 from crannog.oci.tar_writer import TarWriter
 
@@ -106,29 +106,6 @@ def pass_layer(
         stream.finish()
     finally:
         stream.close()
-
-
-def copy_blob(
-    blobs: Blobs, layer: Layer, sink: Sink, where: str, *, progress: Progress = lambda size: None
-) -> str:
-    """Copy a layer's blob as it is; its digest, which was compared where the image says one.
-
-    Raises:
-        IntegrityError: it is not what the image says; the copy must not be used.
-    """
-    source, _ = blobs.open(layer.blob)
-    writing = Writing(sink, where)
-    try:
-        while piece := source.read(PIECE):
-            writing.write(piece)
-            progress(len(piece))
-    except OSError as error:
-        raise storage_failed(error, "read", blobs.what) from error
-    finally:
-        source.close()
-    if layer.digest:
-        check_same(writing.digest(), layer.digest, f"layer {layer.digest}")
-    return writing.digest()
 
 
 def _shown(data: Iterator[bytes], visitor: Visitor | None) -> Iterator[bytes]:

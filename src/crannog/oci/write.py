@@ -15,7 +15,7 @@ from pathlib import Path
 
 from crannog.errors import AlreadyExists
 from crannog.oci.assemble import Blob, Documents, blob_path
-from crannog.oci.streams import PIECE, Sink, Source, Writing, check_same, storage_failed
+from crannog.oci.streams import PIECE, Reading, Sink, Source, Writing, check_same, storage_failed
 from crannog.oci.tar import Type
 from crannog.oci.tar_writer import TarWriter
 
@@ -113,12 +113,13 @@ def write_layout(
 
 
 @contextlib.contextmanager
-def new_file(path: Path, *, replace: bool) -> Iterator[Sink]:
+def new_file(path: Path, *, replace: bool, mode: int = 0o644) -> Iterator[Sink]:
     """A file that appears at `path` when it is complete, or not at all.
 
     Args:
         path: where.
         replace: whether it may take the place of a file that is there.
+        mode: permission bits, as far as the umask allows.
 
     Raises:
         AlreadyExists: it is there and may not be replaced.
@@ -129,7 +130,7 @@ def new_file(path: Path, *, replace: bool) -> Iterator[Sink]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         try:
-            with _new(temporary) as file:
+            with _new(temporary, mode) as file:
                 yield file
             if replace:
                 os.rename(temporary, path)
@@ -164,10 +165,14 @@ def _taken(path: Path) -> AlreadyExists:
 
 
 @contextlib.contextmanager
-def _new(path: Path) -> Iterator[Sink]:
-    with path.open("xb", buffering=0) as file:
-        yield _Whole(file.fileno())
-        os.fsync(file.fileno())
+def _new(path: Path, mode: int = 0o644) -> Iterator[Sink]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
+    try:
+        yield _Whole(descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _Whole:
@@ -193,20 +198,10 @@ def _copy(
     source: Source, target: Sink | TarWriter, blob: Blob, progress: Callable[[int], None]
 ) -> None:
     """Copy a blob and compare its digest."""
-    checked = Writing(_Into(target), "the image")
+    reading = Reading(source, progress)
     try:
-        while piece := source.read(PIECE):
-            checked.write(piece)
-            progress(len(piece))
+        while piece := reading.read(PIECE):
+            target.write(piece)
     finally:
-        source.close()
-    check_same(checked.digest(), blob.digest, f"layer {blob.digest}")
-
-
-class _Into:
-    def __init__(self, target: Sink | TarWriter) -> None:
-        self._target = target
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        self._target.write(data)
-        return len(data)
+        reading.close()
+    check_same(reading.digest(), blob.digest, f"layer {blob.digest}")

@@ -123,7 +123,8 @@ def test_what_cannot_be_edited_is_refused() -> None:
 
 def test_the_service_is_found_in_a_template() -> None:
     found = find_target(TUTORIAL.encode(), None)
-    assert found == ("$NS~hello-k8s-scone-tls", "application", "python3 /app/server-tls.py")
+    assert found[:3] == ("$NS~hello-k8s-scone-tls", "application", "python3 /app/server-tls.py")
+    assert found.variables == ("MRENCLAVE", "NS")
 
 
 def test_the_key_is_in_no_repr() -> None:
@@ -154,5 +155,5 @@ def test_any_session_is_edited_rightly_or_refused(
     except Error:
         return
     found = find_target(result, None)
-    assert found == find_target(data, None)
+    assert found[:3] == find_target(data, None)[:3]
     assert result.decode().count(VALUES.key) == 1
