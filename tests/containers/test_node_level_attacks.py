@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,10 +241,9 @@ def test_no_second_evidence_once_the_container_is_configured(world: World) -> No
         f"--label={LABEL}={RUN}",
     )
     with world.engine.container(world.image, "--", *sleeper, options=options) as container:
-        for _ in range(100):
-            if "READY" in container.logs():
-                break
-        assert "READY" in container.logs()
+        deadline = time.monotonic() + 60
+        while "READY" not in container.logs():
+            assert time.monotonic() < deadline, container.logs()
         done = container.exec("python3", "-c", impostor.attest(world.mrenclave), check=False)
     assert "CONFIGURED" not in done.stdout, said(done)
     assert "this container was configured already and gets no further evidence" in said(done)
@@ -313,11 +313,16 @@ class Door:
         self._listening = socket.create_server(("0.0.0.0", 0))
         self.port = int(self._listening.getsockname()[1])
 
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
     def __enter__(self) -> Door:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._listening.close()
 
     def open(self) -> None:
@@ -331,9 +336,15 @@ class Door:
                 if not self._open.is_set():
                     one.close()
                     continue
-                other = socket.create_connection(self._address)
-                for source, sink in ((one, other), (other, one)):
-                    threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+                threading.Thread(target=_join, args=(one, self._address), daemon=True).start()
+
+
+def _join(one: socket.socket, address: tuple[str, int]) -> None:
+    with one, socket.create_connection(address) as other:
+        back = threading.Thread(target=_pass_on, args=(other, one), daemon=True)
+        back.start()
+        _pass_on(one, other)
+        back.join()
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:
