@@ -157,6 +157,15 @@ def vectors() -> dict[str, dict[str, Any]]:
             "malformed",
             _signed(canonical({name: BASE[name] for name in BASE if name != "pins"})),
         ),
+        "pins-not-printable": _bad(
+            "malformed", _signed(canonical({**BASE, "pins": {**BASE["pins"], "cas_key": "a\tb"}}))
+        ),
+        "pins-certificate": _good(
+            "node",
+            "node",
+            enrolled=True,
+            pins={"cas_key": "-----BEGIN CERTIFICATE-----\nAAAA\n", "session_hash": ""},
+        ),
         "reason-long": _bad("too-large", _signed(canonical({**BASE, "reason": "r" * 1001}))),
         "wrong-key": _bad(
             "not-authentic", _changed(public_key=OTHER.public_key().public_bytes_raw().hex())

@@ -69,6 +69,12 @@ def vectors() -> dict[str, dict[str, Any]]:
         "quote-pins-unknown": _server(
             {**QUOTE, "pins": {**QUOTE["pins"], "creator": ""}}, error="malformed"
         ),
+        "quote-long-pin": _server(
+            {**QUOTE, "pins": {**QUOTE["pins"], "cas_key": "a" * 4097}}, error="too-large"
+        ),
+        "quote-pin-not-printable": _server(
+            {**QUOTE, "pins": {**QUOTE["pins"], "cas_key": "\u0000"}}, error="malformed"
+        ),
         "quote-long-foreign": _server({**QUOTE, "foreign": "/" * 4097}, error="too-large"),
         "quote-long-cas": _server({**QUOTE, "cas": "a" * 301}, error="too-large"),
         "answer-to-another-question": _client("probe", quoted, error="malformed"),

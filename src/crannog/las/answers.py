@@ -157,11 +157,6 @@ class Asker:
         self.container: Hashable = None
         self.configured = False
 
-    def close(self) -> None:
-        """Let go of the process."""
-        if self.connected is not None:
-            self.connected.close()
-
 
 def _clean(verdict: Verdict) -> bool:
     """Whether everything was looked at and nothing was found."""

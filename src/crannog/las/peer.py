@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from crannog.errors import Denied, Unavailable
 from crannog.las.process import Process
-from crannog.transport.stream import READ, Deadline, TimedOut
+from crannog.transport.stream import READ, Deadline, SocketStream, TimedOut
 
 REMEMBERED = 65536
 
@@ -63,7 +63,7 @@ class Connected:
         self.process = self.peer = None
 
 
-class CredentialStream:
+class CredentialStream(SocketStream):
     """A connection on the Unix socket; the sender of each message is checked.
 
     Args:
@@ -72,8 +72,7 @@ class CredentialStream:
     """
 
     def __init__(self, sock: socket.socket, pid: int | None) -> None:
-        sock.setblocking(False)
-        self._socket = sock
+        super().__init__(sock)
         self._pid = pid
 
     def receive(self, deadline: Deadline) -> bytes:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from crannog.errors import Denied, Error, FormatError, Misconfigured, TooLarge, Unavailable, chain
 from crannog.evidence.statement import METHOD_LAS_TCP, METHOD_LAS_UNIX
@@ -30,6 +29,7 @@ from crannog.las.tree import Tree
 from crannog.las.vouching import Witness
 from crannog.las.vouching import asker as whose_connection
 from crannog.linux.process import forbid_core_dumps
+from crannog.transport.framed import feed
 from crannog.transport.listener import Listener, Slot, tcp_socket, unix_socket
 from crannog.transport.log import Log, Sparse, server_log
 from crannog.transport.stream import Deadline, SocketStream
@@ -169,20 +169,18 @@ class LasServer:
         if method == METHOD_LAS_TCP:
             self._converse(slot, SocketStream(slot.socket), Asker(method, None))
             return
-        asker = Asker(method, Connected(slot.socket))
-        connected = asker.connected
-        peer = connected.peer if connected is not None else None
-        receiving = CredentialStream(slot.socket, None if peer is None else peer.pid)
+        connected = Connected(slot.socket)
         try:
-            process = asker.connected.process if asker.connected is not None else None
-            asker.container = whose_connection(process) if process is not None else None
+            asker = Asker(method, connected)
+            if connected.process is not None:
+                asker.container = whose_connection(connected.process)
+            stream = CredentialStream(slot.socket, connected.peer and connected.peer.pid)
             with self._alone(slot, asker.container):
-                self._converse(slot, receiving, asker)
+                self._converse(slot, stream, asker)
         finally:
-            asker.close()
+            connected.close()
 
-    def _converse(self, slot: Slot, receiving: Receiving, asker: Asker) -> None:
-        sending = SocketStream(slot.socket)
+    def _converse(self, slot: Slot, stream: SocketStream, asker: Asker) -> None:
         end = LasEnd()
         for _ in range(MESSAGES_PER_CONNECTION):
             if slot.draining:
@@ -190,13 +188,13 @@ class LasServer:
             deadline = Deadline.after(self._settings.request_seconds)
             try:
                 while (event := end.next_event()) is None:
-                    if not _feed(receiving, end, deadline):
+                    if not feed(stream, end, deadline):
                         return
             except (FormatError, TooLarge, Denied) as error:
-                sending.send(end.refusal(_refusal(error)), deadline)
+                stream.send(end.refusal(_refusal(error)), deadline)
                 raise
             with slot.busy():
-                sending.send(self._answer(end, event, asker), deadline)
+                stream.send(self._answer(end, event, asker), deadline)
 
     def _answer(self, end: LasEnd, event: LasServerEvent, asker: Asker) -> bytes:
         if isinstance(event, Probe):
@@ -235,28 +233,11 @@ class LasServer:
         dropped = self._sparse.take()
         if dropped is None:
             return
-        if isinstance(error, Unavailable | FormatError | TooLarge):
+        if isinstance(error, Unavailable | FormatError | TooLarge | Denied):
             self._log.info("connection failed", peer=peer, reason=error.message, dropped=dropped)
         else:
             kind = type(error).__name__
             self._log.error("connection crashed", peer=peer, reason=kind, dropped=dropped)
-
-
-class Receiving(Protocol):
-    """The half of a stream that the peer's messages come from."""
-
-    def receive(self, deadline: Deadline) -> bytes:
-        """Some bytes, or b"" when the peer ended properly."""
-
-
-def _feed(receiving: Receiving, end: LasEnd, deadline: Deadline) -> bool:
-    data = receiving.receive(deadline)
-    if data:
-        end.receive(data)
-        return True
-    if end.pending:
-        raise Unavailable("connection was cut off in the middle of a message")
-    return False
 
 
 def _vouching(settings: LasSettings) -> Vouching:

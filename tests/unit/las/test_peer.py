@@ -187,6 +187,11 @@ def _asker(sock: socket.socket) -> Asker:
     return Asker(METHOD_LAS_UNIX, Connected(sock))
 
 
+def _let_go(asker: Asker) -> None:
+    assert asker.connected is not None
+    asker.connected.close()
+
+
 def test_once_the_init_is_configured_no_process_of_the_container_gets_evidence(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -201,8 +206,8 @@ def test_once_the_init_is_configured_no_process_of_the_container_gets_evidence(
     other.connected.peer = other.connected.peer._replace(started=0)
     with pytest.raises(Denied, match="this container was configured already"):
         answers.quote(REQUEST, other)
-    first.close()
-    other.close()
+    for asker in (first, other):
+        _let_go(asker)
 
 
 def test_another_process_s_acknowledgement_does_not_stop_the_init(
@@ -216,8 +221,8 @@ def test_another_process_s_acknowledgement_does_not_stop_the_init(
     assert init.connected.peer is not None
     init.connected.peer = init.connected.peer._replace(started=0)
     answers.quote(REQUEST, init)
-    intruder.close()
-    init.close()
+    for asker in (intruder, init):
+        _let_go(asker)
 
 
 def test_a_new_connection_of_a_container_ends_the_one_before_it(
