@@ -101,7 +101,7 @@ class Facts(NamedTuple):
 def parse_mounts(data: bytes) -> tuple[LiveMount, ...]:
     """The lines of a mountinfo file; `FormatError`."""
     found: list[LiveMount] = []
-    for line in data.decode("utf-8", "surrogateescape").splitlines():
+    for line in _lines(data):
         before, dash, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
         try:
@@ -155,7 +155,7 @@ def parse_started(data: bytes) -> int:
 def parse_groups(data: bytes) -> tuple[str, ...]:
     """The paths in /proc/PID/cgroup, in the file's order; `FormatError`."""
     found: list[str] = []
-    for line in data.decode("utf-8", "surrogateescape").splitlines():
+    for line in _lines(data):
         fields = line.split(":", 2)
         if len(fields) != 3:
             raise FormatError("control groups of a process are not as cgroups(7) describes them")
@@ -182,6 +182,12 @@ def locate(mounts: tuple[LiveMount, ...], path: str) -> Place | None:
 def below(path: str, directory: str) -> bool:
     """Whether `path` is `directory` or lies in it, by name."""
     return directory == "/" or path == directory or path.startswith(directory + "/")
+
+
+def _lines(data: bytes) -> list[str]:
+    # The kernel escapes a newline in a name and nothing else that str.splitlines takes for one.
+    text = data.decode("utf-8", "surrogateescape").removesuffix("\n")
+    return text.split("\n") if text else []
 
 
 def _plain(text: str) -> str:

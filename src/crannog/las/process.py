@@ -122,6 +122,8 @@ class Process:
             raise self._unreadable("task", error) from error
         try:
             threads = os.listdir(descriptor)
+        except OSError as error:
+            raise self._unreadable("task", error) from error
         finally:
             os.close(descriptor)
         if len(threads) > _THREADS:

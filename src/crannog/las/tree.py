@@ -75,11 +75,14 @@ class Tree:
                 raise self._unreadable(path, error) from error
             opened.callback(os.close, readable)
             found: list[str] = []
-            with os.scandir(readable) as entries:
-                for entry in entries:
-                    if len(found) >= limit:
-                        break
-                    found.append(entry.name)
+            try:
+                with os.scandir(readable) as entries:
+                    for entry in entries:
+                        if len(found) >= limit:
+                            break
+                        found.append(entry.name)
+            except OSError as error:  # removed meanwhile
+                raise self._unreadable(path, error) from error
         return tuple(sorted(found))
 
     def _enter(self, path: str, opened: contextlib.ExitStack) -> int | None:

@@ -54,6 +54,23 @@ def test_a_path_below_no_mount_lies_nowhere() -> None:
     assert locate((), "/x") is None
 
 
+OTHER_LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def test_a_mount_s_name_with_other_line_ends_does_not_break_the_table() -> None:
+    # A directory of a volume may be named so, and its mount is in the table of the node's init.
+    line = f"24 20 8:2 /{OTHER_LINE_ENDS} /srv/{OTHER_LINE_ENDS} rw - ext4 /dev/sdb rw\n"
+    mounts = parse_mounts(TABLE + line.encode())
+    assert mounts[:4] == parse_mounts(TABLE)
+    assert mounts[4].source.path == f"/{OTHER_LINE_ENDS}"
+
+
+@pytest.mark.parametrize("end", OTHER_LINE_ENDS)
+def test_a_group_s_name_with_another_line_end_does_not_name_a_second_group(end: str) -> None:
+    name = f"/mine{end}1:name=x:/docker/{'a' * 64}"
+    assert parse_groups(f"0::{name}\n".encode()) == (name,)
+
+
 @given(st.binary(max_size=200))
 @settings(deadline=None)
 def test_other_texts_raise_our_errors_only(data: bytes) -> None:
