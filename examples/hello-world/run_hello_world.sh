@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tutorial "SCONE on Kubernetes", executed with containers on one machine: its order, its names,
 # its four programs. Each reply is compared exactly.
-set -Eeuo pipefail
+set -euo pipefail
 
 usage() {
     cat <<'EOF'
@@ -305,9 +305,12 @@ before_you_begin() {
     step "the base image $BASE_IMAGE" "build one with \`make images\`, or set BASE_IMAGE"
     need_image "$BASE_IMAGE" "$MITIGATION"
     local hash
-    hash=$(docker_run --rm -e "SCONE_HASH=1" "$BASE_IMAGE" python3 -c "" 2>&1 </dev/null) || true
-    is_mrenclave "${hash##*$'\n'}" ||
+    hash=$(docker_run --rm -e "SCONE_HASH=1" "$BASE_IMAGE" python3 -c "" 2>"$WORK/hash.log" \
+        </dev/null) || true
+    if ! is_mrenclave "$hash"; then
+        cat "$WORK/hash.log" >&2
         fail "its python3 prints no MRENCLAVE: it is no curated image of Crannog"
+    fi
     step "CAS and LAS ($PLATFORM)"
     start_platform
     wait_for_cas

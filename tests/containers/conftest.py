@@ -20,7 +20,7 @@ from images.build_engine import find_engine
 
 from tests.containers import base, podman
 from tests.containers import registry as registries
-from tests.containers.node import Node, running_node
+from tests.containers.node import Node, remove_dead, running_node
 from tests.containers.platform import ReachablePlatform
 from tests.containers.registry import Registry
 from tests.containers.rig import (
@@ -51,6 +51,7 @@ def _engines(tmp_path_factory: pytest.TempPathFactory, _port: int) -> Iterator[N
     engines = available_engines()
     for engine in engines:
         remove_everything(engine, is_dead)
+    remove_dead()
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.containers.rig import RUN
+from tests.containers.rig import RUN, is_dead
 
 CRANNOG = (sys.executable, "-m", "crannog")
 ENTRY = "/run/crannog/launcher/run"
@@ -89,6 +89,13 @@ def running_node(launcher: Path, *arguments: str) -> Iterator[Node]:
                 process.wait()
     finally:
         shutil.rmtree(root)
+
+
+def remove_dead() -> None:
+    """Remove the directories of nodes whose process was killed."""
+    for directory in ROOT.glob("crannog-test-*"):
+        if is_dead(directory.name.rpartition("-")[0]):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _key(process: subprocess.Popen[bytes], socket: Path, log: Path) -> str:

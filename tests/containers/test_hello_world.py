@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers.registry import Registry
 from tests.containers.rig import Engine
 from tests.tutorial.seed import PROJECT
 
@@ -79,13 +80,22 @@ def test_with_cas_and_las_in_containers(
     _assert_nothing_left(engine, process, tmp_path)
 
 
-def test_with_crannog_up(engine: Engine, curated_image: str, tmp_path: Path) -> None:
+def test_with_crannog_up_and_a_registry(
+    engine: Engine, curated_image: str, registry: Registry, tmp_path: Path
+) -> None:
     _needs(8081, 18765, 18766)
-    crannog = str(Path(sys.executable).parent / "crannog")
+    pushed = registry.push(engine, curated_image, "hello/python:1")
     with _script(
-        engine, tmp_path, BASE_IMAGE=curated_image, PLATFORM="up", CRANNOG=crannog
+        engine,
+        tmp_path,
+        BASE_IMAGE=pushed,
+        IMAGEREPO=f"{registry.address}/hello/world",
+        PLATFORM="up",
+        CRANNOG=str(Path(sys.executable).parent / "crannog"),
     ) as process:
         output, _ = process.communicate(timeout=SECONDS)
+    engine.call("rmi", pushed)
+    assert "- pushing " in output
     assert output.endswith(SUCCESS), output
     assert process.returncode == 0
     _assert_nothing_left(engine, process, tmp_path)

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pexpect
@@ -65,7 +66,8 @@ def path(engine: Engine, curated_image: str, registry: Registry, tmp_path: Path)
         yield f"{programs}:{os.environ['PATH']}"
     cluster = Cluster(tmp_path)
     for process in cluster.state["forwards"]:
-        os.kill(process, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
     engine.remove(*(pod["id"] for pod in cluster.state["pods"]))
     names = engine.listed("image", "--format", "{{.Repository}}:{{.Tag}}").split()
     ours = [name for name in names if name.startswith(f"{registry.address}/sconecurated")]
@@ -170,6 +172,11 @@ def test_the_tutorial_as_it_is_written(
     terminal = (tmp_path / "terminal.log").read_text()
     assert len(re.findall(r'\{"hash":"[0-9a-f]{64}"', terminal)) == 4
     (directory,) = tmp_path.glob("tmp.*")
+    measured = re.findall(
+        r"mrenclaves: \[([0-9a-f]{64})\]",
+        "".join(path.read_text() for path in directory.glob("session*.yaml")),
+    )
+    assert (len(measured), len(set(measured))) == (3, 1)  # of the images 0.1, 0.2 and 0.3
     plain = (directory / "app" / "server-tls.py").read_bytes()
     encrypted = (directory / "app_image" / "app" / "server-tls.py").read_bytes()
     assert len(encrypted) == len(plain)
