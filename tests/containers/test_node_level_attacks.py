@@ -7,6 +7,7 @@ knows the measurement, the launcher's digest and the protocol.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
@@ -167,6 +168,70 @@ def test_an_added_capability_is_refused(world: World, capability: str) -> None:
 def test_no_seccomp_profile_is_refused(world: World) -> None:
     done = world.start(options=("--security-opt=seccomp=unconfined",))
     refused(done, "the container has no seccomp profile")
+
+
+def test_a_seccomp_profile_that_says_what_is_there_is_not_is_refused(
+    world: World, tmp_path: Path
+) -> None:
+    # Of one descriptor number: a planted file counts as absent, and the program opens it by path.
+    arguments = [{"index": 0, "value": 8, "op": "SCMP_CMP_EQ"}]
+    rule = {"names": ["openat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 2, "args": arguments}
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    profile.chmod(0o644)
+    done = world.start(options=(f"--security-opt=seccomp={profile}",))
+    refused(done, "the seccomp profile answers 2")
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ({"action": "SCMP_ACT_TRACE"}, "'SCMP_ACT_TRACE' for swapon"),
+        ({"action": "SCMP_ACT_TRAP"}, "'SCMP_ACT_TRAP' for swapon"),
+        ({"action": "SCMP_ACT_ERRNO", "errnoRet": 0}, "answers 0 for swapon"),
+    ],
+    ids=["trace", "trap", "no error"],
+)
+def test_a_seccomp_profile_of_one_s_own_is_refused(
+    world: World, tmp_path: Path, rule: dict[str, object], reason: str
+) -> None:
+    profile = tmp_path / "profile.json"
+    rules = [{"names": ["swapon"], **rule}]
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+    refused(world.start(options=(f"--security-opt=seccomp={profile}",)), reason)
+
+
+def test_unmasked_kernel_settings_are_refused(world: World) -> None:
+    option = "systempaths=unconfined" if world.engine.name == "docker" else "unmask=ALL"
+    refused(world.start(options=(f"--security-opt={option}",)), "the container may")
+
+
+def test_a_device_is_refused(world: World) -> None:
+    done = world.start(options=("--device=/dev/kmsg",))
+    refused(done, "the container may use device c 1:11")
+
+
+def test_a_start_container_hook_is_refused(world: World, tmp_path: Path) -> None:
+    if world.engine.name != "podman":
+        pytest.skip("only podman takes hooks of the caller's")
+    hook = {"version": "1.0.0", "hook": {"path": "/bin/true"}, "when": {"always": True}}
+    (tmp_path / "hook.json").write_text(json.dumps({**hook, "stages": ["startContainer"]}))
+    engine = _with_hooks(world.engine, tmp_path)
+    done = engine.run(
+        world.image,
+        "--",
+        *PROGRAM,
+        options=(*world.node.mounts, *world.variables(), f"--entrypoint={LAUNCHER}/run"),
+        check=False,
+    )
+    refused(done, "startContainer hook: '/bin/true'")
+
+
+def test_an_annotation_that_changes_the_runtime_is_refused(world: World) -> None:
+    if world.engine.name != "podman":
+        pytest.skip("this Docker takes no annotations")
+    done = world.start(options=("--annotation=org.criu.config=/evil.conf",))
+    refused(done, "the record has the annotation 'org.criu.config'")
 
 
 def test_another_configuration_id_than_the_record_s_is_refused(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,19 @@ def test_a_seccomp_default_that_is_not_listed(engine: str, action: str) -> None:
 @pytest.mark.parametrize("number", [0, 65536, -1, 4096])
 def test_a_seccomp_rule_that_answers_without_an_error(engine: str, number: int) -> None:
     case = genuine(engine, _rule(action="SCMP_ACT_ERRNO", errnoRet=number))
-    refused(case, "expected an error")
+    refused(case, "expected EPERM")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EAGAIN])
+def test_a_seccomp_rule_that_lies_about_a_file(engine: str, number: int) -> None:
+    case = genuine(engine, _rule(action="SCMP_ACT_ERRNO", errnoRet=number))
+    refused(case, f"the seccomp profile answers {number}")
+
+
+def test_a_seccomp_default_that_lies_about_a_file(engine: str) -> None:
+    change = {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": errno.ENOENT}
+    case = genuine(engine, _seccomp(lambda profile: profile.update(change)))
+    refused(case, "the seccomp profile answers 2 by default")
 
 
 @pytest.mark.parametrize("action", ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_KILL_PROCESS"])
