@@ -21,6 +21,10 @@ from crannog.las.vouching import Run, Verdict, Witness, run_of
 from crannog.transport.log import Log, Sparse
 
 CHANGED = "the process changed while it was looked at"
+EARLY = (
+    "this kernel (before Linux 6.5) gives the asking process's id only, and the question came "
+    "before the LAS had looked at that process: a launcher probes first"
+)
 
 
 class Vouching(NamedTuple):
@@ -73,6 +77,9 @@ class Answers:
             return self._lower(request, METHOD_LAS_UNIX, self._vouching.unready)
         if connected is None or connected.process is None:
             return self._lower(request, METHOD_LAS_UNIX, UNSEEN)
+        if connected.by_number and not asker.settled:
+            self._refuse_run(self._run(asker))
+            return self._lower(request, METHOD_LAS_UNIX, EARLY)
         verdict = witness.judge(connected.process, request)
         run = None if verdict.record is None else run_of(verdict.record)
         self._refuse_run(run)
@@ -149,6 +156,7 @@ class Asker:
 
     Attributes:
         container: whose connection it is, for bounds; None outside of containers.
+        settled: whether all that is received from now on was sent after the process was looked at.
     """
 
     def __init__(self, method: str, connected: Connected | None) -> None:
@@ -156,6 +164,7 @@ class Asker:
         self.connected = connected
         self.container: Hashable = None
         self.configured = False
+        self.settled = False
 
 
 def _clean(verdict: Verdict) -> bool:

@@ -6,6 +6,7 @@ a forked holder of the socket is another.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import struct
@@ -37,11 +38,14 @@ class Connected:
     Attributes:
         process: None where we cannot see it: it is in no PID namespace below ours, or gone.
         peer: who it is, where we can.
+        by_number: whether the kernel gave its id only. Between connecting and our look it may have
+            ended, and the id be another's: what is received counts where it came after the look.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.process: Process | None = None
         self.peer: Peer | None = None
+        self.by_number = True
         try:
             pid, _, _ = _CREDENTIALS.unpack(
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -51,7 +55,9 @@ class Connected:
         if pid <= 0:
             return
         try:
-            self.process = Process(pid, _peer_pidfd(sock))
+            pidfd = _peer_pidfd(sock)
+            self.by_number = pidfd is None
+            self.process = Process(pid, pidfd)
             self.peer = Peer(pid, self.process.started())
         except Denied:
             self.close()
@@ -100,6 +106,12 @@ class CredentialStream(SocketStream):
                 self._check(ancillary)
             return data
 
+    def quiet(self) -> bool:
+        """Whether nothing that was sent up to now waits to be received."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return not poller.poll(0)
+
     def _check(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
@@ -142,5 +154,8 @@ def ask_for_senders(sock: socket.socket) -> None:
 def _peer_pidfd(sock: socket.socket) -> int | None:
     try:
         return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            return None
+        # (A) It has ended: who has its number now is somebody else.
+        raise Denied("the process that connected has ended") from error

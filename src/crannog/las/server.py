@@ -194,7 +194,10 @@ class LasServer:
                 stream.send(end.refusal(_refusal(error)), deadline)
                 raise
             with slot.busy():
-                stream.send(self._answer(end, event, asker), deadline)
+                answer = self._answer(end, event, asker)
+                if isinstance(stream, CredentialStream) and not end.pending and stream.quiet():
+                    asker.settled = True
+                stream.send(answer, deadline)
 
     def _answer(self, end: LasEnd, event: LasServerEvent, asker: Asker) -> bytes:
         if isinstance(event, Probe):

@@ -206,6 +206,10 @@ class _Witness:
             foreign=self._proof.foreign[:MAX_PATH],
             pins=self._pins,
         )
+        if isinstance(self._las, UnixAddress):
+            # (A) Its answer says that the LAS holds this process: what is sent then is not taken
+            # for another's who had the same id before (docs/formats/las.md, "Who sends").
+            self._connection.probe()
         envelope = self._connection.quote(request)
         self._say(envelope)
         return (envelope,)

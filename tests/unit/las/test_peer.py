@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import io
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from crannog.errors import Denied, Refused, Unavailable, chain
 from crannog.evidence.statement import METHOD_LAS_UNIX
-from crannog.exchange.las import LasClient
-from crannog.las.answers import Answers, Asker, Vouching
+from crannog.exchange.las import LasClient, Quoted, QuoteRequest
+from crannog.las.answers import EARLY, Answers, Asker, Vouching
 from crannog.las.key import load_key
 from crannog.las.pace import Pace
 from crannog.las.peer import Acknowledged, Connected, CredentialStream, ask_for_senders
 from crannog.las.process import Process
-from crannog.las.vouching import Run
+from crannog.las.vouching import Run, Verdict
+from crannog.runtime.attest import stated
 from crannog.transport.las_client import LasConnection
 from crannog.transport.log import server_log
 from crannog.transport.stream import Deadline, TimedOut
@@ -223,6 +227,72 @@ def test_another_process_s_acknowledgement_does_not_stop_the_init(
     answers.quote(REQUEST, init)
     for asker in (intruder, init):
         _let_go(asker)
+
+
+class Looking(OneContainer):
+    """A witness that tells when it has looked at a process."""
+
+    def judge(self, process: Process, request: QuoteRequest) -> Verdict:
+        """A verdict with a reason of its own."""
+        del process, request
+        return Verdict(("it was looked at",))
+
+
+@pytest.fixture
+def old_kernel(las: Las, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Las:
+    """A LAS that could vouch, on a kernel that gives the id of who connected and no pidfd."""
+    monkeypatch.setattr("crannog.las.peer._peer_pidfd", lambda sock: None)
+    witness = Looking(Run("c" * 64, os.getpid(), 1))
+    vouching = Vouching(witness, "")  # type: ignore[arg-type]
+    answers = Answers(load_key(tmp_path / "other"), vouching, server_log(io.StringIO()))
+    monkeypatch.setattr(las.server, "_answers", answers)
+    return las
+
+
+def test_what_a_process_sent_before_it_was_looked_at_is_not_taken_for_its_successor_s(
+    old_kernel: Las,
+) -> None:
+    # It may have ended since, and a container's init have its id.
+    client = LasClient()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(SOON)
+        sock.connect(old_kernel.unix.path)
+        sock.sendall(LasClient().probe() + client.quote(REQUEST))
+        received = b""
+        while received.count(b'"type":') < 2:
+            received += sock.recv(65536)
+    client.receive(received[4 + int.from_bytes(received[:4], "big") :])
+    event = client.next_event()
+    assert isinstance(event, Quoted)
+    assert stated(event.envelope) == ("simulation", EARLY)
+
+
+def test_on_an_old_kernel_a_first_question_is_not_looked_at(old_kernel: Las) -> None:
+    with LasConnection(old_kernel.unix) as connection:
+        assert stated(connection.quote(REQUEST)) == ("simulation", EARLY)
+
+
+def test_on_an_old_kernel_a_question_after_a_probe_s_answer_is_looked_at(old_kernel: Las) -> None:
+    with LasConnection(old_kernel.unix) as connection:
+        connection.probe()
+        assert stated(connection.quote(REQUEST)) == ("simulation", "it was looked at")
+
+
+class Ended:
+    """A connection whose peer has ended, on a kernel that would have given a pidfd."""
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> bytes:
+        """Our own id for the peer's, which is somebody's who lives."""
+        del level
+        if option == socket.SO_PEERCRED:
+            return struct.pack("3i", os.getpid(), 0, 0)[:size]
+        raise OSError(errno.EINVAL, "invalid argument")
+
+
+def test_a_peer_that_has_ended_is_not_looked_for_by_its_number() -> None:
+    connected = Connected(cast("socket.socket", Ended()))
+    assert connected.process is None
+    assert connected.peer is None
 
 
 def test_a_new_connection_of_a_container_ends_the_one_before_it(
