@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crannog.cli.cas_client import CasApi
+from crannog.cli.config import load_config
+from crannog.cli.identity import own_identity
+from crannog.keyhash import parse_key_hash
+from crannog.session.variables import expand
 from crannog.testing.platform import DevelopmentPlatform
+from crannog.transport.tls import Pin
 from tests.containers.rig import Engine
 
 
@@ -13,8 +19,19 @@ class ReachablePlatform(DevelopmentPlatform):
 
     def __init__(self, directory: Path, *, ports: tuple[int, int, int] = (0, 0, 0)) -> None:
         super().__init__(directory, listen="0.0.0.0", free_ports=False)
+        self._api: CasApi | None = None
         for name, port in zip(("client", "enclave", "las"), ports, strict=True):
             self._arguments += [f"--{name}-port", str(port)]
+
+    def create_session(self, text: str) -> str:
+        """As the command line creates a session, without a process for each; its hash."""
+        if self._api is None:
+            config, identity = own_identity(load_config(self.directory / ".cas" / "config.json"))
+            known = config.cas(config.default_cas)
+            assert known is not None
+            pin = Pin(key_sha256=parse_key_hash(known.key_hash))
+            self._api = CasApi(known.name, identity, pin)
+        return self._api.create(expand(text.encode(), {}).decode()).hash
 
     def cas_address(self, engine: Engine) -> str:
         """HOST:PORT of the CAS for programs, from a container."""
