@@ -216,12 +216,12 @@ def test_a_start_container_hook_is_refused(world: World, tmp_path: Path) -> None
         pytest.skip("only podman takes hooks of the caller's")
     hook = {"version": "1.0.0", "hook": {"path": "/bin/true"}, "when": {"always": True}}
     (tmp_path / "hook.json").write_text(json.dumps({**hook, "stages": ["startContainer"]}))
-    engine = _with_hooks(world.engine, tmp_path)
-    done = engine.run(
-        world.image,
-        "--",
-        *PROGRAM,
-        options=(*world.node.mounts, *world.variables(), f"--entrypoint={LAUNCHER}/run"),
+    done = world.engine.call(
+        *(f"--hooks-dir={tmp_path}", "run", "--rm", f"--label={LABEL}={RUN}"),
+        *world.engine.limits,
+        *world.node.mounts,
+        *world.variables(),
+        *(f"--entrypoint={LAUNCHER}/run", world.image, "--", *PROGRAM),
         check=False,
     )
     refused(done, "startContainer hook: '/bin/true'")
