@@ -1,8 +1,10 @@
 """Is this one-time password good, and has nobody used it before?
 
-Each code is good once. What was spent is in the audit log (`otp_step`), from where it is read again
-when a CAS starts. A code has six digits only, so wrong ones are counted: after a few the service
-waits, twice as long each time (RFC 4226 section 7.3). The count is lost with the process.
+Each code is good once, also where the clock is set back: of each secret the last codes that were
+spent are kept for good, and none before them is taken. What was spent is in the audit log
+(`otp_step`), from where it is read again when a CAS starts. A code has six digits only, so wrong
+ones are counted: after a few the service waits, twice as long each time (RFC 4226 section 7.3). The
+count is lost with the process.
 """
 
 from __future__ import annotations
@@ -64,8 +66,9 @@ class OneTimePasswords:
     """
 
     def __init__(self, spent: Iterable[Spent] = ()) -> None:
-        self._spent = set(spent)
-        self._swept = 0
+        self._spent: dict[Scope, frozenset[int]] = {}
+        for scope, step in spent:
+            self._keep(scope, step)
         self._wrong: dict[Scope, _Wrong] = {}
         self._lock = threading.Lock()
 
@@ -94,18 +97,22 @@ class OneTimePasswords:
             if step is None:
                 self._note_wrong(scope, wrong.times + 1, seconds)
                 raise Denied(INVALID) from _why(shared_secret, code, present)
-            if Spent(scope, step) in self._spent:
+            spent = self._spent.get(scope, frozenset())
+            if step in spent:
                 raise Denied(USED, hint=f"codes change every {STEP_SECONDS} seconds")
-            self._sweep(present)
-            self._spent.add(Spent(scope, step))
+            if spent and step < max(spent) - 2 * WINDOW:
+                # Whether it was used is not known any more.
+                raise Denied(USED, hint="later codes were used: the clock of the CAS was set back")
+            self._keep(scope, step)
             self._wrong.pop(scope, None)
             return step
 
-    def _sweep(self, present: int) -> None:
-        if present != self._swept:
-            self._swept = present
-            oldest = present - 2 * WINDOW - 1
-            self._spent = {one for one in self._spent if one.step >= oldest}
+    def _keep(self, scope: Scope, step: int) -> None:
+        # By the codes and not by the clock: a clock that does not go back accepts none further back
+        # than twice the window behind the last one.
+        steps = self._spent.get(scope, frozenset()) | {step}
+        oldest = max(steps) - 2 * WINDOW
+        self._spent[scope] = frozenset(one for one in steps if one >= oldest)
 
     def _note_wrong(self, scope: Scope, times: int, seconds: float) -> None:
         rounds, rest = divmod(times, TRIES)

@@ -75,6 +75,19 @@ def test_one_code_before_and_one_after_are_two_codes() -> None:
     assert denied(passwords, code(NOW)).message == USED
 
 
+@pytest.mark.parametrize("steps", [5, 100, 100_000])
+def test_a_used_code_is_not_good_again_when_the_clock_is_set_back(steps: int) -> None:
+    passwords, other = OneTimePasswords(), Scope("other", "security")
+    spend(passwords, code(NOW))
+    # Another session's, and later this one's.
+    passwords.spend(other, SECRET, code(later(steps)), later(steps))
+    assert denied(passwords, code(NOW)).message == USED
+    spend(passwords, code(later(steps)), later(steps))
+    assert denied(passwords, code(NOW)).message == USED
+    assert "clock" in denied(passwords, code(NOW)).hint
+    spend(passwords, code(later(steps + 1)), later(steps + 1))
+
+
 def test_what_was_spent_before_is_spent() -> None:
     step = time_step(NOW.timestamp())
     assert denied(OneTimePasswords([Spent(SCOPE, step)]), code(NOW)).message == USED
