@@ -163,8 +163,7 @@ class Engine(NamedTuple):
 
     def _ids(self, name: str) -> tuple[str, ...] | None:
         if self.name == "buildah":
-            template = "{{json .OCIv1.RootFS.DiffIDs}}"
-            command = ["buildah", "inspect", "--type", "image", "--format", template, name]
+            command = ["buildah", "inspect", "--type", "image", name]
         else:
             command = [self.name, "image", "inspect", "--format", "{{json .RootFS.Layers}}", name]
         done = self._run(command)
@@ -177,7 +176,9 @@ class Engine(NamedTuple):
             )
         try:
             found = json.loads(done.stdout)
-        except ValueError as error:
+            if self.name == "buildah":
+                found = found["OCIv1"]["rootfs"]["diff_ids"]
+        except (ValueError, KeyError, TypeError) as error:
             raise Unavailable(f"{self.name} does not say what {name} is") from error
         return tuple(str(item) for item in found) if isinstance(found, list) else ()
 

@@ -110,6 +110,7 @@ def make_layers(
                         layer,
                         archive=kept.archive,
                         keep=lambda n, member, gone=dropped: n not in gone,  # type: ignore[misc]
+                        hide=plan.hide[number],
                         visit=visitors.visit,
                         progress=progress,
                         limits=limits,

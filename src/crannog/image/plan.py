@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from crannog.image.request import Request
-from crannog.oci.names import is_below
+from crannog.oci.names import is_below, parent
 from crannog.oci.scan import Scan
 from crannog.oci.tar import Member, Type
 from crannog.oci.union import Directory, Place
@@ -25,6 +25,7 @@ class Plan(NamedTuple):
 
     Attributes:
         drop: for each layer, the numbers of the members that do not stay.
+        hide: those of them that become whiteouts, since they hide what a lower layer has there.
         wanted: the member that holds a file's content, with the file's names in protected paths.
         entries: directories and links of protected paths, by relative path.
         links: links of encrypted paths, which the new layer has too.
@@ -34,6 +35,7 @@ class Plan(NamedTuple):
     """
 
     drop: tuple[frozenset[int], ...]
+    hide: tuple[frozenset[int], ...]
     wanted: dict[Place, list[tuple[bytes, Protection]]]
     entries: dict[bytes, Entry]
     links: tuple[tuple[bytes, bytes], ...]
@@ -64,9 +66,11 @@ def make_plan(scan: Scan, request: Request) -> Plan:
             else:
                 wanted.setdefault(node.place, []).append((path, protection))
     drop = [_dropped(names, encrypted) for names in scan.touched]
-    copies, shared = _elsewhere(scan, encrypted, drop)
+    hide: list[set[int]] = [set() for _ in drop]
+    copies, shared = _elsewhere(scan, encrypted, drop, hide)
     return Plan(
         tuple(frozenset(numbers) for numbers in drop),
+        tuple(frozenset(numbers) for numbers in hide),
         wanted,
         entries,
         tuple(links),
@@ -95,7 +99,7 @@ def _dropped(names: tuple[tuple[bytes, Type], ...], encrypted: list[bytes]) -> s
 
 
 def _elsewhere(
-    scan: Scan, encrypted: list[bytes], drop: list[set[int]]
+    scan: Scan, encrypted: list[bytes], drop: list[set[int]], hide: list[set[int]]
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     """Contents of encrypted files under other names: hidden ones are dropped, visible ones told.
 
@@ -111,6 +115,7 @@ def _elsewhere(
         for found in scan.shipped
         if found.size >= COPY_LENGTH and any(inside(name) for _, name in found.file.paths)
     }
+    first = _first_layers(scan)
     copies: set[bytes] = set()
     shared: set[bytes] = set()
     for found in scan.shipped:
@@ -120,13 +125,26 @@ def _elsewhere(
             continue
         visible = {name for _, name in outside if scan.union.lookup(name) is found.file}
         if not visible:
-            for place, _ in outside:
+            for place, name in outside:
                 drop[place.layer].add(place.number)
+                if first[name] < place.layer:
+                    hide[place.layer].add(place.number)
         elif linked:
             shared |= visible
         else:
             copies |= visible
     return tuple(sorted(copies)), tuple(sorted(shared))
+
+
+def _first_layers(scan: Scan) -> dict[bytes, int]:
+    """The lowest layer that has something at, or below, each path."""
+    first: dict[bytes, int] = {}
+    for layer, names in enumerate(scan.touched):
+        for name, _ in names:
+            while name not in first:
+                first[name] = layer
+                name = parent(name)
+    return first
 
 
 def _directory(member: Member | None) -> DirectoryEntry:

@@ -6,17 +6,19 @@ and what is not understood stay. The same input gives the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 from crannog.oci.blobs import Blobs
 from crannog.oci.layers import LayerStream, Progress
 from crannog.oci.limits import DEFAULT, Limits
 from crannog.oci.model import Layer
+from crannog.oci.names import join
 from crannog.oci.scan import Visitor
 from crannog.oci.streams import Deflating, Sink, Writing
-from crannog.oci.tar import Member, TarReader
+from crannog.oci.tar import Member, TarReader, Type
 from crannog.oci.tar_writer import TarWriter
+from crannog.oci.union import WHITEOUT
 
 
 class Written(NamedTuple):
@@ -74,6 +76,7 @@ def pass_layer(
     *,
     archive: TarWriter | None = None,
     keep: Callable[[int, Member], bool] = lambda number, member: True,
+    hide: Container[int] = (),
     visit: Callable[[int, Member], Visitor | None] = lambda number, member: None,
     progress: Progress = lambda size: None,
     limits: Limits = DEFAULT,
@@ -85,6 +88,7 @@ def pass_layer(
         layer: which.
         archive: where members are copied to; None to copy none.
         keep: whether a member, given its number from 0, is copied.
+        hide: numbers of members in whose place there is a whiteout.
         visit: asked for a visitor of a member's data.
         progress: told the bytes of the blob as they are read.
         limits: bounds.
@@ -100,9 +104,12 @@ def pass_layer(
             data = _shown(reader.data(), visit(number, member))
             if archive is not None and keep(number, member):
                 archive.copy(member, data)
-            else:
-                for _ in data:
-                    pass
+                continue
+            for _ in data:
+                pass
+            if archive is not None and number in hide:
+                directory, _, name = member.name.rpartition(b"/")
+                archive.add(join(directory, WHITEOUT + name), Type.FILE, mode=0o644)
         stream.finish()
     finally:
         stream.close()

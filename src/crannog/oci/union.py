@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from crannog.errors import FormatError
-from crannog.oci.names import absolute, join
+from crannog.oci.names import absolute, join, parent
 from crannog.oci.tar import Member, Type
 
 WHITEOUT = b".wh."
@@ -81,13 +81,15 @@ class Union:
     def __init__(self) -> None:
         self.root = Directory(Place(-1, 0), None)
         self.detours: list[Detour] = []
+        self._layer = -1
+        self._names: dict[bytes, bool] = {}  # of this layer: whether it is a directory
 
     def apply(self, place: Place, member: Member) -> File | None:
         """Apply one member; the file that it brings or names, or None.
 
         Raises:
             FormatError: a hard link to what is not there or to a directory, a whiteout of nothing,
-                AUFS's own files.
+                a name that is there twice in the layer.
         """
         if member.type is Type.COMMENT:
             return None
@@ -98,6 +100,7 @@ class Union:
         if not member.name:
             self.root.member = member
             return None
+        self._refuse_twice(place, member)
         if member.type is Type.DIRECTORY:
             self._directory(place, member)
             return None
@@ -161,14 +164,31 @@ class Union:
                     for name in sorted(node.children, reverse=True)
                 ]
 
+    def _refuse_twice(self, place: Place, member: Member) -> None:
+        """One layer says once what lies at a path: engines differ in who wins.
+
+        A directory may be named again, and is by what lies in it.
+        """
+        if place.layer != self._layer:
+            self._layer, self._names = place.layer, {}
+        name, is_directory = member.name, member.type is Type.DIRECTORY
+        while name:
+            known = self._names.get(name)
+            if known is not None and not (known and is_directory):
+                raise FormatError(f"{absolute(name)} is there twice, as different things")
+            self._names[name] = is_directory
+            if known:
+                return  # and so are the directories above
+            name, is_directory = parent(name), True
+
     def _directory(self, place: Place, member: Member) -> None:
         directory, _, name = member.name.rpartition(b"/")
-        parent = self._parent(place, directory)
-        found = parent.children.get(name)
+        above = self._parent(place, directory)
+        found = above.children.get(name)
         if isinstance(found, Directory):
             found.place, found.member = place, member
         else:
-            parent.children[name] = Directory(place, member)
+            above.children[name] = Directory(place, member)
 
     def _parent(self, place: Place, directory: bytes) -> Directory:
         """The directory of that path, which is made where it is not there."""

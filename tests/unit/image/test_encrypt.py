@@ -190,6 +190,21 @@ def test_a_copy_that_a_later_layer_deleted_goes_too(tmp_path: Path) -> None:
     assert [name for name, _ in result.scan.touched[1]] == [b"src", b"src/x"]
 
 
+def test_a_copy_that_goes_still_hides_what_lies_below_it(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    content = b"print() # " + MARKER
+    case.source.add(
+        [
+            layer(entry("usr/bin/python3", b"python"), entry("x/old", b"hidden by the next")),
+            layer(entry("x", content)),  # a file where there was a directory
+            layer(entry("app/server.py", content), entry("x/", None), entry("x/new", b"1")),
+        ]
+    )
+    result = Result(case.output, case.encrypt().values)
+    assert MARKER not in everything(case.output)
+    assert [path for path, _ in result.scan.union.walk(b"x")] == [b"x", b"x/new"]
+
+
 def test_the_history_does_not_repeat_a_file(tmp_path: Path) -> None:
     case = Case(tmp_path)
     content = MARKER + b"\nsecond line\n"

@@ -335,6 +335,31 @@ def test_layers_that_are_links_to_one_another_are_read(tmp_path: Path) -> None:
     scan(path)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (entry("a", b"1"), entry("a", b"2")),
+        (entry("a", b"1"), entry("a/", None)),
+        (entry("a", b"1"), entry("a/b", b"2")),
+        (entry("a/b", b"1"), entry("a", b"2")),
+        (entry("a/", None), link("a", "b")),
+    ],
+)
+def test_a_name_that_is_there_twice_in_a_layer_is_refused(
+    tmp_path: Path, first: tuple[tarfile.TarInfo, bytes], second: tuple[tarfile.TarInfo, bytes]
+) -> None:
+    layout = Layout(tmp_path / "image")
+    layout.add([layer(first, second)])
+    with pytest.raises(FormatError, match="/a is there twice"):
+        scan(layout.path)
+
+
+def test_a_directory_may_be_named_again(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "image")
+    layout.add([layer(entry("a/b", b"1"), entry("a/", None), entry("a/c/d", b"1"))])
+    scan(layout.path)
+
+
 def test_documents_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
     for number, text in enumerate(
         ("[]", "{}", '{"manifests": 5}', '{"manifests": [5]}', "{", '{"manifests": []}', "\xff")
