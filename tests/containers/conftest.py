@@ -37,6 +37,30 @@ from tests.containers.rig import (
 REGISTRY_PORT = 5000
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark of tests that both engines would answer alike."""
+    config.addinivalue_line(
+        "markers",
+        "one_engine: what it tests is in the image, not the engine: Docker where it answers,"
+        " else Podman",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out Podman's turn of the tests marked `one_engine` where Docker answers."""
+    left_out = [item for item in items if _is_second_turn(item)]
+    if left_out and not why_not("docker"):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_second_turn(item: pytest.Item) -> bool:
+    if item.get_closest_marker("one_engine") is None or not isinstance(item, pytest.Function):
+        return False
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("engine") == "podman"
+
+
 @pytest.fixture(scope="session")
 def _port() -> int:
     return registries.free_port(REGISTRY_PORT)
