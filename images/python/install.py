@@ -91,7 +91,7 @@ def find_interpreter(root: Root, directory: str) -> Interpreter:
         Misconfigured, Unsupported: as `install`.
     """
     paths = [f"{each}/{name}" for name in NAMES for each in _PATH]
-    path = next((there for each in paths if (there := root.canonical(each)) is not None), None)
+    path = next((there for each in paths if (there := _leads_to(root, each)) is not None), None)
     if path is None:
         raise Misconfigured(
             f"the base image has no Python: looked for {', '.join(paths)}",
@@ -163,6 +163,13 @@ def try_moved(found: Interpreter) -> None:
     before, after = (run_python("/", path, asked, "") for path in (found.path, real))
     if before != after:
         raise Unsupported(f"{real} has prefix {after.strip()}, expected {before.strip()}")
+
+
+def _leads_to(root: Root, path: str) -> str | None:
+    try:
+        return root.canonical(path)
+    except Misconfigured:
+        return None  # a link that leads nowhere: what it stood for was removed
 
 
 def _same(root: Root, one: str, other: str) -> bool:
