@@ -73,7 +73,8 @@ class Engine(NamedTuple):
     def stored_name(self, tag: str) -> str:
         """`tag` as this engine keeps it: but for Docker's, each name says where it comes from."""
         host, slash, _ = tag.partition("/")
-        if self.name == "docker" or (slash and ("." in host or ":" in host or host == "localhost")):
+        docker = self.name == "docker" and not self.is_podman
+        if docker or (slash and ("." in host or ":" in host or host == "localhost")):
             return tag
         return f"localhost/{tag}"
 
