@@ -57,6 +57,7 @@ class LasServer:
         self._answers: Answers
         self._lock = threading.Lock()
         self._held: dict[Hashable, Slot] = {}
+        self._outside: dict[Slot, None] = {}  # in the order in which they came
         self._pace = Pace()
         self._tcp: Listener | None = None
         self._unix: Listener | None = None
@@ -216,19 +217,27 @@ class LasServer:
 
     @contextlib.contextmanager
     def _alone(self, slot: Slot, whose: Hashable) -> Iterator[None]:
-        """One connection for each container: a new one of its init ends the one before it."""
-        if whose is None:
-            yield
-            return
+        """One connection for each container: a new one of its init ends the one before it.
+
+        Processes outside of containers have a quarter of all connections together.
+        """
         with self._lock:
-            before = self._held.get(whose)
-            self._held[whose] = slot
+            if whose is None:
+                self._outside[slot] = None
+                full = len(self._outside) > max(1, self._settings.connections // 4)
+                before = next(iter(self._outside)) if full else None
+                if before is not None:
+                    del self._outside[before]
+            else:
+                before = self._held.get(whose)
+                self._held[whose] = slot
         if before is not None:
             before.cut()
         try:
             yield
         finally:
             with self._lock:
+                self._outside.pop(slot, None)
                 if self._held.get(whose) is slot:
                     del self._held[whose]
 

@@ -315,6 +315,30 @@ def test_connections_outside_of_containers_do_not_end_one_another(las: Las) -> N
         first.probe()
 
 
+def test_processes_outside_of_containers_do_not_keep_a_container_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Las(tmp_path, connections=8)
+    with made.server, contextlib.ExitStack() as held:
+        busy = [held.enter_context(LasConnection(made.unix)) for _ in range(8)]
+        for connection in busy:
+            # Whoever was ended has made room; none of them has kept the LAS waiting for long.
+            with contextlib.suppress(Unavailable):
+                connection.probe()
+        assert sum(_answers_still(connection) for connection in busy) <= 2
+        monkeypatch.setattr("crannog.las.server.whose_connection", lambda process: ("c", True))
+        with LasConnection(made.unix) as container:
+            container.probe()
+
+
+def _answers_still(connection: LasConnection) -> bool:
+    try:
+        connection.probe()
+    except (Unavailable, RuntimeError):
+        return False
+    return True
+
+
 def test_many_at_once_are_answered(las: Las) -> None:
     failed: list[BaseException] = []
 
