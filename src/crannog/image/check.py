@@ -62,6 +62,7 @@ def check_request(
     for path in request.encrypt + request.authenticate:
         _check_contents(path, scan.union)
     _check_detours(request, scan.union)
+    _check_aliases(request, scan)
     _check_base(request, search)
     settings = config.get("config")
     settings = settings if isinstance(settings, dict) else {}
@@ -208,6 +209,20 @@ def _check_detours(request: Request, union: Union) -> None:
                         f" {absolute(detour.link)}: engines differ in what that means for"
                         f" {printable(root)}",
                         hint="make the image anew so that it names real directories",
+                    )
+
+
+def _check_aliases(request: Request, scan: Scan) -> None:
+    """A sparse file has two names in its header, and not every reader takes the same one."""
+    for found in scan.shipped:
+        member = found.file.member
+        for alias in member.aliases:
+            for root in request.encrypt + request.authenticate:
+                if is_below(b"/" + alias, root):
+                    raise Misconfigured(
+                        f"{absolute(member.name)} (a sparse file) has a second name in"
+                        f" {printable(root)}",
+                        hint="write it in full: cp --sparse=never",
                     )
 
 

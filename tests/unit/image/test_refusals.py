@@ -231,6 +231,13 @@ def test_a_sparse_file(tmp_path: Path) -> None:
     refused(case, Misconfigured, r"/app/s \(a sparse file\)", hint="--sparse=never")
 
 
+def test_a_sparse_file_with_a_second_name_there(tmp_path: Path) -> None:
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "opt/s"}
+    data = b"1\n0\n1\n".ljust(512, b"\0") + b"x"
+    case = made(tmp_path, SERVER, entry("app/s", data, pax_headers=headers))
+    refused(case, Misconfigured, r"/opt/s \(a sparse file\) has a second name in /app")
+
+
 def test_a_plain_copy_elsewhere(tmp_path: Path) -> None:
     case = made(tmp_path, SERVER, entry("src/server.py", SERVER[1]))
     refused(case, Misconfigured, "/src/server.py: the plain content", hint="--encrypt /src")
