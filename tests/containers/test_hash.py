@@ -165,6 +165,7 @@ CHANGES = {
     " && touch $P/libexec/crannog/Modules/Setup.local",
     "imported-by-a-start-file": "m=$(sed -n 's/ *import \\([a-z_]*\\)$/\\1/p'"
     " $L/sitecustomize.py | head -1) && printf '#\\n' > $S/${m:-_distutils_hack}.py",
+    "asked-for-by-the-library": "mkdir -p $S/org/python && touch $S/org/python/core.py",
     "base-fspf": "printf x >> $P/libexec/crannog/base.fspf",
     "no-base-fspf": "rm $P/libexec/crannog/base.fspf",
 }

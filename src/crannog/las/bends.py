@@ -24,8 +24,8 @@ _ACTIONS = (
     "SCMP_ACT_KILL_PROCESS",
 )
 _FLAGS = ("SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW")
-# EPERM, EACCES, EINVAL, ENOSYS: "you may not", "there is no such call". Others tell of the file: with
-# ENOENT under a condition one that is there was measured as absent.
+# EPERM, EACCES, EINVAL, ENOSYS: "you may not", "there is no such call". Others tell of the file:
+# with ENOENT under a condition one that is there was measured as absent.
 _ERRORS = (1, 13, 22, 38)
 
 # Refused, these would make the launcher's random numbers somebody else's, or leave it dumpable.

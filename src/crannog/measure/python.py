@@ -2,9 +2,9 @@
 
 Decides which executable is a Python, where its library tree and site directories are, and which
 files there change every start: `pyvenv.cfg`, `._pth`, all by which its library would be found
-elsewhere, `sitecustomize`, `usercustomize`, `.pth`, what these import by name, and the extension
-modules of its own library. The tree's other modules are the base fspf's job, an application's own
-code is its fspf's.
+elsewhere, `sitecustomize`, `usercustomize`, `.pth`, what these import by name, what the library asks
+for and does not have, and the extension modules of its own library. The tree's other modules are
+the base fspf's job, an application's own code is its fspf's.
 
 Source: CPython's `Modules/getpath.py` and `Lib/site.py`, 3.8 to 3.14, and Debian's `site.py`.
 """
@@ -27,6 +27,109 @@ _CUSTOM = ("sitecustomize", "usercustomize")
 _LANDMARKS = ("os.py", "os.pyc")
 _IMPORTS = rb"(?m)(?:^|[;:])[ \t]*(?:import[ \t]+([^\n;#]+)|from[ \t]+([\w.]+)[ \t]+import)"
 _IMPORTED = rb"(?:__import__|import_module|find_spec)\([ \t]*['\"]([\w.]+)"
+# What its library imports at need and does not bring itself: modules of other systems and of other
+# Pythons, and those in C that a build may lack. `import copy` asks for `org`, `mimetypes` for
+# `_winapi`; the next directory on the path with such a name would be taken.
+_ASKED_FOR = frozenset(
+    [
+        "_asyncio",
+        "_bisect",
+        "_blake2",
+        "_bz2",
+        "_codecs_cn",
+        "_codecs_hk",
+        "_codecs_iso2022",
+        "_codecs_jp",
+        "_codecs_kr",
+        "_codecs_tw",
+        "_contextvars",
+        "_crypt",
+        "_csv",
+        "_ctypes",
+        "_curses",
+        "_curses_panel",
+        "_datetime",
+        "_dbm",
+        "_decimal",
+        "_elementtree",
+        "_gdbm",
+        "_hashlib",
+        "_heapq",
+        "_hmac",
+        "_interpchannels",
+        "_interpqueues",
+        "_interpreters",
+        "_json",
+        "_lsprof",
+        "_lzma",
+        "_md5",
+        "_msi",
+        "_multibytecodec",
+        "_multiprocessing",
+        "_opcode",
+        "_overlapped",
+        "_pickle",
+        "_posixshmem",
+        "_posixsubprocess",
+        "_queue",
+        "_random",
+        "_remote_debugging",
+        "_scproxy",
+        "_sha1",
+        "_sha2",
+        "_sha256",
+        "_sha3",
+        "_sha512",
+        "_socket",
+        "_sqlite3",
+        "_ssl",
+        "_statistics",
+        "_struct",
+        "_suggestions",
+        "_tkinter",
+        "_types",
+        "_typing",
+        "_uuid",
+        "_winapi",
+        "_winreg",
+        "_wmi",
+        "_xxsubinterpreters",
+        "_zoneinfo",
+        "_zstd",
+        "array",
+        "audioop",
+        "binascii",
+        "cmath",
+        "crypt",
+        "fcntl",
+        "grp",
+        "java",
+        "math",
+        "mmap",
+        "msilib",
+        "msvcrt",
+        "nis",
+        "nt",
+        "org",
+        "ossaudiodev",
+        "pyexpat",
+        "readline",
+        "resource",
+        "select",
+        "spwd",
+        "syslog",
+        "termios",
+        "tkinter",
+        "tzdata",
+        "unicodedata",
+        "vms_lib",
+        "win32evtlog",
+        "win32evtlogutil",
+        "winreg",
+        "winsound",
+        "zlib",
+    ]
+)
 
 
 class Python(NamedTuple):
@@ -119,6 +222,8 @@ def start_files(root: Root, python: Python) -> Iterator[str]:
     # Debian's sitecustomize imports a module that no package of it has: whoever brings one is run.
     for directory in dict.fromkeys((*python.sites, *added)):
         yield from _modules(root, directory, tuple(imported))
+        stems = dict.fromkeys(name.partition(".")[0] for name in root.names(directory))
+        yield from _modules(root, directory, tuple(name for name in stems if name in _ASKED_FOR))
     for directory in added:
         yield from _modules(root, directory, _CUSTOM)
 

@@ -70,8 +70,9 @@ def main() -> NoReturn:
 def kept_environment() -> bytes:
     """The environment's strings from the file in memory that the entry left, which is closed."""
     descriptor = int(os.environ[DESCRIPTOR])
+    size = os.fstat(descriptor).st_size  # sealed; a buffer of no more, where memory is bounded
     block = b""
-    while piece := os.pread(descriptor, 1 << 30, len(block)):
+    while piece := os.pread(descriptor, size, len(block)):
         block += piece
     os.close(descriptor)
     return block

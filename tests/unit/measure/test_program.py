@@ -165,6 +165,10 @@ PYTHON_PLANTS = [
     "/usr/lib/python3/dist-packages/_shim/override.py",
     "/opt/added/apport_hook/__init__.py",
     "/opt/added/sitecustomize.py",
+    # What the library asks for and does not have.
+    "/usr/lib/python3/dist-packages/org/python/core.py",
+    "/usr/local/lib/python3.11/dist-packages/_winapi.cpython-311-x86_64-linux-gnu.so",
+    "/opt/added/winreg.pyc",
 ]
 
 
