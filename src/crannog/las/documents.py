@@ -13,6 +13,9 @@ from typing import cast
 from crannog.errors import FormatError
 from crannog.wire import Json
 
+MOST_OBJECTS = 4096
+"""Items of one list. Docker's seccomp profile, the longest one, has some fifty rules."""
+
 
 class Document:
     """An object of a record; take its fields with the methods, then ask for `left`.
@@ -87,10 +90,15 @@ class Document:
         return Document(self._left.pop(name, None), f"{self._what}.{name}")
 
     def objects(self, name: str) -> tuple[Document, ...]:
-        """A list of objects."""
+        """A list of at most `MOST_OBJECTS` objects: each costs the LAS some microseconds."""
+        found = self.items(name)
+        if len(found) > MOST_OBJECTS:
+            raise FormatError(
+                f"{self._what}.{name} of the record has {len(found)} items, "
+                f"expected at most {MOST_OBJECTS}"
+            )
         return tuple(
-            Document(item, f"{self._what}.{name}[{number}]")
-            for number, item in enumerate(self.items(name))
+            Document(item, f"{self._what}.{name}[{number}]") for number, item in enumerate(found)
         )
 
     def has(self, name: str) -> bool:

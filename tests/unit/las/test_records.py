@@ -356,6 +356,15 @@ def test_an_oversized_config_is_refused() -> None:
 # -- places
 
 
+@pytest.mark.parametrize("where", ["mounts", "seccomp"])
+def test_a_record_with_thousands_of_mounts_or_rules_is_refused(where: str) -> None:
+    value: dict[str, object] = {"mounts": [{"destination": "/a"}] * 5000}
+    if where == "seccomp":
+        value = {"linux": {"seccomp": {"syscalls": [{"names": ["read"]}] * 5000}}}
+    with pytest.raises(FormatError, match="5000 items"):
+        parse_oci(json.dumps(value).encode())
+
+
 def test_places_of_the_command_line() -> None:
     places = parse_places(("docker-root=/srv/docker", "podman-state=/x/"))
     assert (places.docker_root, places.podman_state) == ("/srv/docker", "/x")
