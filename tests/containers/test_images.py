@@ -133,6 +133,7 @@ def test_labels_say_what_an_image_is(
         assert labels["crannog.launcher-digest"] == digest
 
 
+@pytest.mark.one_engine
 def test_the_images_hold_nothing_but_ours(engine: Engine, cas_image: str, las_image: str) -> None:
     for image in (cas_image, las_image):
         done = engine.run(image, options=("--entrypoint=/bin/sh",), check=False)
@@ -179,6 +180,7 @@ def test_sizes(
 # The CAS.
 
 
+@pytest.mark.one_engine
 def test_a_new_cas_asks_for_its_level(engine: Engine, cas_image: str, volume: str) -> None:
     done = engine.run(
         cas_image, options=(*engine.hardened, f"--volume={volume}:{STATE}"), check=False
@@ -211,6 +213,7 @@ def test_a_cas_keeps_what_it_was_told_when_it_is_killed(
         assert key_hash(cas.logs()) == known
 
 
+@pytest.mark.one_engine
 def test_a_cas_of_another_level_is_refused(engine: Engine, cas_image: str, volume: str) -> None:
     with running_cas(engine, cas_image, volume, *SIMULATION):
         pass
@@ -273,6 +276,7 @@ def test_a_directory_of_anothers_is_refused_with_the_user_it_needs(
     assert (state / "cas").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.one_engine
 def test_a_las_is_enrolled_beside_a_running_cas(
     engine: Engine, cas_image: str, volume: str
 ) -> None:
