@@ -39,6 +39,7 @@ _HASH = (_PLAIN - {"crannog.runtime.init", "crannog.runtime.spawn"}) | {
     "crannog.measure.mrenclave",
     "crannog.measure.program",
     "crannog.measure.python",
+    "crannog.measure.python_start",
     "crannog.measure.root",
     "crannog.measure.script",
     "crannog.measure.system",

@@ -16,7 +16,8 @@ from crannog.measure.elf import is_elf
 from crannog.measure.front import base_fspf, behind, called
 from crannog.measure.loader import Closure, Loader, Mapped, musl_name
 from crannog.measure.mrenclave import Entry, ProgramSettings, Role, mrenclave
-from crannog.measure.python import Python, extension_modules, find_python, start_files
+from crannog.measure.python import Python, extension_modules, find_python
+from crannog.measure.python_start import start_files
 from crannog.measure.root import FileIdentity, Root, identify
 from crannog.measure.script import parse_shebang
 from crannog.measure.system import (
