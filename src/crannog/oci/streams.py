@@ -18,6 +18,8 @@ from crannog.errors import FormatError, IntegrityError, StorageFailed, TooLarge,
 from crannog.shield.paths import printable
 
 PIECE = 1 << 20
+_INPUT = 1 << 15
+_OUTPUT = 1 << 18
 GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -121,23 +123,33 @@ class Inflating:
         self._count = 0
         self._inflate = zlib.decompressobj(31)
         self._input = b""
+        self._ready = b""
+        self._position = 0
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
-        if not size:
-            return b""  # to zlib, 0 means no limit
+        if self._position == len(self._ready):
+            if not size:
+                return b""
+            self._ready, self._position = self._more(), 0
+        data = self._ready[self._position : self._position + size]
+        self._position += len(data)
+        return data
+
+    def _more(self) -> bytes:
+        """The next bytes; none at the end. Inputs are small, since what zlib leaves is copied."""
         while True:
             if self._inflate.eof:
-                self._input = self._inflate.unused_data or self._source.read(PIECE)
+                self._input = self._inflate.unused_data or self._source.read(_INPUT)
                 if not self._input:
                     return b""
                 self._inflate = zlib.decompressobj(31)
             elif not self._input:
-                self._input = self._source.read(PIECE)
+                self._input = self._source.read(_INPUT)
                 if not self._input:
                     raise FormatError(f"{self._what}: the gzip stream is cut off")
             try:
-                data = self._inflate.decompress(self._input, min(size, PIECE))
+                data = self._inflate.decompress(self._input, _OUTPUT)
             except zlib.error as error:
                 raise FormatError(f"{self._what}: not a gzip stream, or a damaged one") from error
             self._input = self._inflate.unconsumed_tail
