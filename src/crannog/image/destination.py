@@ -132,17 +132,33 @@ def tag_lock(destination: Destination) -> Iterator[None]:
     what = f"{destination.engine.name if destination.engine else ''} {destination}"
     name = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     path = Path(tempfile.gettempdir()) / f".crannog-image-{os.getuid()}-{name}"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise storage_failed(error, "write", str(path)) from error
-    try:
+    while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise Unavailable(
-                f"another command is storing {destination}", hint="run this one when it has ended"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
+            raise storage_failed(error, "write", str(path)) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise Unavailable(
+                    f"another command is storing {destination}",
+                    hint="run this one when it has ended",
+                ) from error
+            if not _is_there(path, descriptor):
+                continue  # who had the lock has just taken the file away
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False
