@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from crannog.evidence.subject import Pins
 from crannog.las.server import LasServer
 from crannog.las.settings import LasSettings
+from crannog.runtime.attest import Proof, _Witness, stated
+from crannog.runtime.log import Log
+from crannog.transport.las_client import UnixAddress
 from tests.launcher.conftest import Run
 from tests.launcher.fake_cas import FakeCas, configure, refuse
 
@@ -91,6 +95,19 @@ def test_a_las_path_that_is_no_utf8_is_looked_for_all_the_same(crannog_run: Run)
         assert cas.seen == []
     assert (found.returncode, found.stdout) == (75, "")
     assert "Caused by: cannot connect to LAS at /" in found.stderr
+
+
+def test_a_program_on_a_volume_whose_path_is_no_utf8_is_of_level_simulation(
+    las: LasServer,
+) -> None:
+    proof = Proof(b"m" * 32, b"l" * 32, "/volume/\udcff")
+    address = UnixAddress(str(las.socket_path))
+    witness = _Witness(address, proof, "s/s", "cas:18765", Pins(), Log())
+    try:
+        (envelope,) = witness.evidence(b"r" * 64)
+    finally:
+        witness.close()
+    assert stated(envelope)[0] == "simulation"
 
 
 def test_the_las_s_reason_and_the_level_are_printed(crannog_run: Run, las: LasServer) -> None:

@@ -203,7 +203,8 @@ class _Witness:
             self._proof.launcher,
             self._config_id,
             self._cas,
-            foreign=self._proof.foreign[:MAX_PATH],
+            # A path may be no UTF-8. Only whether there is one is judged.
+            foreign=os.fsencode(self._proof.foreign).decode("utf-8", "replace")[:MAX_PATH],
             pins=self._pins,
         )
         if isinstance(self._las, UnixAddress):
