@@ -1,8 +1,9 @@
 """Run by the image's own interpreter: compiles the files named on standard input.
 
-Reads JSON, a list of [source, target, name], and writes each target: bytecode with an unchecked
-hash, so that neither a time nor the source is looked at when it is loaded. The same list gives the
-same bytes. A file that does not compile (some of the library's tests are meant not to) gets none.
+Reads JSON, a list of [source, target, name], and writes each target: bytecode with a hash of the
+source, so that no time is looked at when it is loaded, nor the source unless its one argument is
+`checked`. The same list gives the same bytes. A file that does not compile (some of the library's
+tests are meant not to) gets none.
 Imports nothing of the project, since it runs on another interpreter.
 """
 
@@ -22,6 +23,7 @@ external = importlib.import_module("importlib._bootstrap_external")
 def main() -> None:
     """Compile everything."""
     warnings.simplefilter("ignore")
+    checked = sys.argv[1:] == ["checked"]
     for source, target, name in json.load(sys.stdin):
         with open(source, "rb") as file:
             text = file.read()
@@ -31,7 +33,7 @@ def main() -> None:
             continue
         # Through bytes once: what the compiler still refers to is written in another form.
         code = marshal.loads(marshal.dumps(compiled))
-        data = external._code_to_hash_pyc(code, importlib.util.source_hash(text), False)
+        data = external._code_to_hash_pyc(code, importlib.util.source_hash(text), checked)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "xb") as written:
             written.write(data)

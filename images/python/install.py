@@ -27,6 +27,7 @@ from images.python.library import (
     Output,
     base_fspf,
     compile_library,
+    compile_start,
     read_file,
     run_python,
 )
@@ -76,6 +77,7 @@ def install(root: Root, directory: str, front: bytes, out: Output) -> Interprete
         compile_library(root, directory, tree, found, out)
     base = base_fspf(root, directory, found, out)
     out.write(f"{posixpath.dirname(real)}/{BASE_FSPF}", base, 0o644)
+    compile_start(root, directory, found, out)
     for name in COMMANDS:
         path = f"/usr/local/bin/{name}"
         if root.canonical(path) is not None:

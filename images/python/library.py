@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from crannog.errors import Misconfigured, Unsupported
+from crannog.measure.python import find_python
+from crannog.measure.python_start import start_files
 from crannog.measure.root import Root
 from crannog.shield.chunks import protect_file
 from crannog.shield.fspf import open_plain, write_plain
@@ -107,11 +109,43 @@ def compile_library(root: Root, directory: str, tree: str, found: Interpreter, o
         name = posixpath.basename(path).removesuffix(".py")
         if name in ("sitecustomize", "usercustomize"):
             continue  # measured as they are, so their source has to count
-        target = f"{posixpath.dirname(path)}/__pycache__/{name}.{found.tag}.pyc"
-        work.append((directory.rstrip("/") + path, out.place(target), path))
+        work.append(_work(directory, path, found, out))
+    _compile(directory, found, "unchecked", work)
+
+
+def compile_start(root: Root, directory: str, found: Interpreter, out: Output) -> None:
+    """Bytecode with checked hashes for what the site directories run at every start, in `out`.
+
+    It is measured as it is. Where there is none, the first start as root would write it, and be
+    another program from then on. Checked, since a package may be replaced by another release.
+    """
+    python = find_python(root, found.path, found.path, ())
+    sites = tuple(f"{site}/" for site in python.sites) if python is not None else ()
+    paths = dict.fromkeys(start_files(root, python)) if python is not None else {}
+    work = [
+        _work(directory, path, found, out)
+        for path in paths
+        if path.startswith(sites)
+        and path.endswith(".py")
+        and not posixpath.dirname(path).endswith("/__pycache__")
+        and root.canonical(path) is not None
+    ]
+    if work:
+        _compile(directory, found, "checked", work)
+
+
+def _work(directory: str, path: str, found: Interpreter, out: Output) -> tuple[str, str, str]:
+    name = posixpath.basename(path).removesuffix(".py")
+    target = f"{posixpath.dirname(path)}/__pycache__/{name}.{found.tag}.pyc"
+    return directory.rstrip("/") + path, out.place(target), path
+
+
+def _compile(
+    directory: str, found: Interpreter, kind: str, work: list[tuple[str, str, str]]
+) -> None:
     with open(posixpath.dirname(os.path.abspath(__file__)) + "/bytecode.py") as file:
         program = file.read()
-    run_python(directory, found.path, ["-B", "-c", program], json.dumps(work))
+    run_python(directory, found.path, ["-B", "-c", program, kind], json.dumps(work))
 
 
 def base_fspf(root: Root, directory: str, found: Interpreter, out: Output) -> bytes:

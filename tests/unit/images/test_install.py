@@ -125,6 +125,20 @@ def test_site_packages_are_left_open(tree: Tree, tmp_path: Path) -> None:
     assert not layer(found, None).is_guarded(path + b"/pip")
 
 
+def test_what_a_pth_file_imports_has_bytecode_that_no_start_writes(
+    tree: Tree, tmp_path: Path
+) -> None:
+    tree.put(f"{TREE}/site-packages/shim.pth", "import os; __import__('_hack')")
+    tree.put(f"{TREE}/site-packages/_hack/__init__.py", "x = 1\n")
+    tree.put(f"{TREE}/site-packages/other.py", "x = 1\n")
+    base = make(tree, tmp_path / "out")
+    site = tmp_path / f"out{TREE}/site-packages"
+    assert [str(each.relative_to(site)) for each in site.rglob("*.pyc")] == [
+        "_hack/__pycache__/__init__.cpython-311.pyc"
+    ]
+    assert base.names(f"{TREE}/site-packages".encode()) == ()
+
+
 def test_links_inside_the_library_stay(tree: Tree, tmp_path: Path) -> None:
     tree.link(f"{TREE}/posix.py", "os.py")
     found = make(tree, tmp_path / "out")
