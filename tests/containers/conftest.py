@@ -34,8 +34,6 @@ from tests.containers.rig import (
     why_not,
 )
 
-REGISTRY_PORT = 5000
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark of tests that both engines would answer alike."""
@@ -63,7 +61,7 @@ def _is_second_turn(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def _port() -> int:
-    return registries.free_port(REGISTRY_PORT)
+    return registries.free_port()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.containers.rig import Engine
+from tests.containers.rig import RUN, Engine
 
 SETTINGS = """\
 version: 0.1
@@ -17,7 +17,9 @@ log: {{level: warn}}
 storage:
   filesystem: {{rootdirectory: {directory}}}
   delete: {{enabled: true}}
-http: {{addr: "127.0.0.1:{port}"}}
+http:
+  addr: "127.0.0.1:{port}"
+  headers: {{X-Run: ["{run}"]}}
 """
 
 
@@ -39,7 +41,7 @@ class Registry:
 def start(directory: Path, port: int) -> subprocess.Popen[bytes]:
     """Start it with its storage in `directory`; it answers when this returns."""
     settings = directory / "registry.yml"
-    settings.write_text(SETTINGS.format(directory=directory / "storage", port=port))
+    settings.write_text(SETTINGS.format(directory=directory / "storage", port=port, run=RUN))
     with (directory / "registry.log").open("wb") as log:
         process = subprocess.Popen(
             ["docker-registry", "serve", str(settings)],
@@ -50,8 +52,10 @@ def start(directory: Path, port: int) -> subprocess.Popen[bytes]:
     deadline = time.monotonic() + 30
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5):
-                return process
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5) as answer:
+                if answer.headers["X-Run"] == RUN:  # and not somebody else's registry
+                    return process
+            raise OSError("another registry answers")
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
@@ -60,8 +64,8 @@ def start(directory: Path, port: int) -> subprocess.Popen[bytes]:
             time.sleep(0.05)  # it says nowhere when it is ready
 
 
-def free_port(wanted: int) -> int:
-    """`wanted`, or another port of the loopback interface where that is taken."""
+def free_port(wanted: int = 0) -> int:
+    """`wanted`, or another port of the loopback interface where that is 0 or taken."""
     for port in (wanted, 0):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
