@@ -25,7 +25,8 @@ from tests.tutorial.seed import PROJECT
 GUIDE = PROJECT / "docs" / "containers.md"
 OURS = ("cas", "las", "hello", "encrypted", "any", "copy")
 _BLOCK = re.compile(
-    r"<!-- executed by tests/containers/test_guide.py(?:: (\w+))? -->\n```bash\n(.*?)```", re.DOTALL
+    r"<!-- executed by tests/containers/test_guide.py(?:: (\w+)|, last)? -->\n```bash\n(.*?)```",
+    re.DOTALL,
 )
 
 
@@ -118,7 +119,7 @@ def guide(
 @pytest.fixture(scope="module")
 def platform_of_the_guide(guide: Guide) -> None:
     """CAS and LAS as the page starts them."""
-    guide.run("volume create")
+    guide.run("docker volume create")
 
 
 Done = subprocess.CompletedProcess[str]
@@ -204,10 +205,15 @@ def test_level_node(guide: Guide, node_of_the_guide: None) -> None:
     assert "Expected at least node" in refused.stderr
 
 
-def test_what_the_page_made_is_removed(
+def test_the_level_is_changed_and_then_all_is_removed(
     guide: Guide, encrypted: Done, other: Done, node_of_the_guide: None
 ) -> None:
-    guide.run("volume rm")
+    guide.run("set-minimum-level")
+    guide.bash(
+        "for turn in $(seq 300); do docker logs crannog-cas 2>&1 | grep -q 'level is node' && exit;"
+        " sleep 0.2; done; docker logs crannog-cas; exit 1"
+    )
+    guide.run("docker volume rm")
     assert not guide.node.exists()
 
 
