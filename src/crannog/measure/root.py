@@ -270,9 +270,14 @@ class Root:
                     failed[position] = error
 
         helpers = min(4, len(os.sched_getaffinity(0)), len(queue)) - 1
-        threads = [threading.Thread(target=work) for _ in range(helpers)]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
+        for _ in range(helpers):
+            thread = threading.Thread(target=work)
+            try:
+                thread.start()
+            except RuntimeError:  # the system allows no further one: without it then
+                break
+            threads.append(thread)
         work()
         for thread in threads:
             thread.join()

@@ -21,11 +21,15 @@ class Ahead(Generic[T]):
         self._values: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system allows no further thread: at once then, in this one
+            self._run()
 
     def result(self) -> T:
         """What the work returned; raises what it raised. The thread is gone afterwards."""
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         if self._error is not None:
             raise self._error
         return self._values[0]
