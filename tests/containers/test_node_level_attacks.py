@@ -174,7 +174,8 @@ def test_a_seccomp_profile_that_says_what_is_there_is_not_is_refused(
     world: World, tmp_path: Path
 ) -> None:
     # Of one descriptor number: a planted file counts as absent, and the program opens it by path.
-    arguments = [{"index": 0, "value": 8, "op": "SCMP_CMP_EQ"}]
+    # The number here is one that the launcher does not happen to use, or it would not get that far.
+    arguments = [{"index": 0, "value": 1000, "op": "SCMP_CMP_EQ"}]
     rule = {"names": ["openat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 2, "args": arguments}
     profile = tmp_path / "profile.json"
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
