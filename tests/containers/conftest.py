@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 import pytest
-from images.build import build_images, make_from_base
-from images.build_engine import find_engine
+from images.build import build_images
 
-from tests.containers import base, podman
+from tests.containers import artifacts as made
+from tests.containers import podman
 from tests.containers import registry as registries
 from tests.containers.node import Node, remove_dead, running_node
 from tests.containers.platform import ReachablePlatform
 from tests.containers.registry import Registry
 from tests.containers.rig import (
-    LABEL,
     PROGRAMS,
     RUN,
     Engine,
@@ -141,46 +139,13 @@ def image_prefix(_port: int) -> str:
 @pytest.fixture(scope="session")
 def base_image(engine: Engine, image_prefix: str) -> str:
     """A Debian with Python 3.11 in the engine; what is built from it carries the run's label."""
-    return _base_image(engine, f"{image_prefix}base:bookworm")
-
-
-def _base_image(engine: Engine, name: str) -> str:
-    if base.is_image():
-        return engine.build_text(name, f"FROM {base.chosen()}\n")
-    with subprocess.Popen(
-        ["tar", "--create", "--numeric-owner", "--directory", base.root_file_system(), "."],
-        stdout=subprocess.PIPE,
-    ) as archive:
-        change = (f"--change=LABEL {LABEL}={RUN}", '--change=CMD ["sh"]')
-        done = subprocess.run(
-            [engine.name, "import", *change, "-", name],
-            stdin=archive.stdout,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-    assert (archive.returncode, done.returncode) == (0, 0), done.stderr
-    return name
+    return made.import_base(engine, f"{image_prefix}base:bookworm")
 
 
 @pytest.fixture(scope="session")
-def artifacts(tmp_path_factory: pytest.TempPathFactory, _engines: None) -> Path:
+def artifacts(_engines: None) -> Path:
     """Launcher, services and front for the base image; CRANNOG_TEST_ARTIFACTS names made ones."""
-    made = os.environ.get("CRANNOG_TEST_ARTIFACTS")
-    if made:
-        return Path(made)
-    out = tmp_path_factory.mktemp("artifacts")
-    if base.is_image():
-        found = available_engines()
-        if not found:
-            pytest.skip("no engine that has the base image: " + why_not("docker"))
-        make_from_base(find_engine(found[0].name), base.chosen(), out)
-    else:
-        from images.artifacts import make_artifacts  # needs a compiler and the locked wheels
-
-        make_artifacts(base.root_file_system(), out)
-    return out
+    return made.artifacts()
 
 
 def _build(engine: Engine, base_name: str, artifacts: Path, prefix: str, *only: str) -> str:

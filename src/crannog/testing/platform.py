@@ -11,9 +11,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from crannog.errors import Error, Unavailable
 from crannog.wire import Fields, parse_object
@@ -31,6 +32,8 @@ class CommandFailed(Error):
 class DevelopmentPlatform:
     """CAS and LAS with free ports and their state in `directory`; a context manager.
 
+    `within` is a command that each of its commands is put after, such as one that enters a network.
+
     Attributes:
         cas_client: HOST:PORT of the CAS's client API.
         cas_enclave: HOST:PORT that programs attest to; the value for SCONE_CAS_ADDR.
@@ -39,9 +42,15 @@ class DevelopmentPlatform:
     """
 
     def __init__(
-        self, directory: Path, *, listen: str = "127.0.0.1", free_ports: bool = True
+        self,
+        directory: Path,
+        *,
+        listen: str = "127.0.0.1",
+        free_ports: bool = True,
+        within: Sequence[str] = (),
     ) -> None:
         self.directory = directory
+        self._within = tuple(within)
         self._arguments = ["--state-directory", str(directory / "state"), "--listen", listen]
         if free_ports:
             for name in ("client", "enclave", "las"):
@@ -49,10 +58,10 @@ class DevelopmentPlatform:
         self._process: subprocess.Popen[bytes] | None = None
         self.cas_client = self.cas_enclave = self.las = self.cas_key_hash = ""
 
-    def __enter__(self) -> DevelopmentPlatform:
+    def __enter__(self) -> Self:
         with (self.directory / "up.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*CRANNOG, "up", "--json", *self._arguments],
+                [*self._within, *CRANNOG, "up", "--json", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -140,7 +149,7 @@ class DevelopmentPlatform:
     def run(self, *arguments: str) -> str:
         """A command of the command line, with its state in `directory`; its stdout."""
         done = subprocess.run(
-            [*CRANNOG, *arguments],
+            [*self._within, *CRANNOG, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

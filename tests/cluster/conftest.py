@@ -1,0 +1,90 @@
+"""What the cluster tests share; each thing is made once in a session, by the first who asks.
+
+The cluster is the one that KUBECONFIG names, with the registry that CRANNOG_TEST_REGISTRY names;
+else the local one that CRANNOG_TEST_CLUSTER names (`make cluster`); else one made here, where that
+can be had. Otherwise the tests are skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from images.build import build_images
+
+from tests.cluster.outside import OutsideCas
+from tests.cluster.rig import Cluster, given_cluster
+from tests.containers import artifacts as made
+from tests.containers import base
+from tests.containers.rig import RUN, Engine, is_dead, remove_everything, why_not
+
+
+@pytest.fixture(scope="session")
+def cluster_engine() -> Iterator[Engine]:
+    """The engine that builds and pushes for the cluster: Docker, else Podman."""
+    reasons = {program: why_not(program) for program in ("docker", "podman")}
+    for program, reason in reasons.items():
+        if not reason:
+            engine = Engine(program)
+            remove_everything(engine, is_dead)
+            yield engine
+            remove_everything(engine, lambda run: run == f"{RUN}")
+            return
+    pytest.skip(f"no engine to build images with: {reasons}")
+
+
+@pytest.fixture(scope="session")
+def cluster(cluster_engine: Engine) -> Iterator[Cluster]:
+    """A cluster that answers."""
+    if os.environ.get("KUBECONFIG"):
+        registry = os.environ.get("CRANNOG_TEST_REGISTRY", "")
+        if not registry:
+            pytest.skip("KUBECONFIG names a cluster, but CRANNOG_TEST_REGISTRY no registry")
+        yield given_cluster(registry, cluster_engine)
+        return
+    pytest.skip("no KUBECONFIG")
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own, removed afterwards."""
+    name = f"test-{secrets.token_hex(4)}"
+    cluster.kubectl("create", "namespace", name)
+    try:
+        cluster.wait(
+            lambda: not cluster.kubectl("get", "sa", "default", "-n", name, check=False).returncode,
+            f"the default service account of {name}",
+        )
+        yield name
+    finally:
+        cluster.kubectl("delete", "namespace", name, "--wait=true", timeout=180)
+
+
+@pytest.fixture(scope="session")
+def cluster_images(cluster: Cluster) -> dict[str, str]:
+    """Every image of this checkout, pushed: `launcher`, `python`, `cas`, … and the full name."""
+    if base.is_image():
+        base_name = base.chosen()
+    else:
+        base_name = made.import_base(cluster.engine, f"{cluster.registry}/{RUN}/base:bookworm")
+    prefix = f"{cluster.registry}/{RUN}/"
+    built = build_images(
+        cluster.engine.name, base=base_name, artifacts=made.artifacts(), prefix=prefix
+    )
+    for image in built:
+        cluster.push_tagged(image.name)
+    return {image.name.removeprefix(prefix): image.name for image in built}
+
+
+@pytest.fixture(scope="session")
+def outside_cas(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutsideCas]:
+    """A CAS outside the cluster, level simulation, reachable from pods and the user."""
+    if not cluster.address:
+        pytest.skip("CRANNOG_TEST_HOST does not say at which address pods reach this machine")
+    directory: Path = tmp_path_factory.mktemp("outside-cas")
+    with OutsideCas(cluster, directory) as cas:
+        cas.attest()
+        yield cas
