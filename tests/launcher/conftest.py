@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 LAUNCHER = (sys.executable, "-m", "crannog", "run", "--")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., AbstractContextManager["subprocess.Popen[str]"]]
 
 
 def host_environment(**more: str) -> dict[str, str]:
@@ -41,6 +43,28 @@ def crannog_run() -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def crannog_start() -> Start:
+    """As `crannog_run`, for a test that does something meanwhile."""
+
+    @contextmanager
+    def start(command: Sequence[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
+            [*LAUNCHER, *command],
+            env=host_environment(**environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ Variables (docs/environment.md has them all):
                       are part of the MRENCLAVE
   CRANNOG_CAS_KEY     accept only the CAS with this key
   CRANNOG_SESSION_HASH  accept only this version of the session
+  CRANNOG_TERMINATION_LOG  a file that gets the reason of a failure, default /dev/termination-log
 
 Exit status: COMMAND's own, or 128 and the number of the signal that ended it; 78 refused or
 misconfigured, 75 try again later, 70 a defect of crannog, 126 and 127 as env(1), 2 for a wrong
@@ -105,6 +106,15 @@ def leave(status: int) -> NoReturn:
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     log = Log()
+    status = _attempt(command, environment, log)
+    if log.reasons:
+        from crannog.runtime.termination import leave_reason
+
+        leave_reason(log, environment)
+    return status
+
+
+def _attempt(command: Sequence[str], environment: Mapping[str, str], log: Log) -> int:
     try:
         settings = read_settings(environment)
         log.level = settings.log

@@ -151,8 +151,9 @@ def start_attested(
     try:
         # While the files are hashed: these take as long.
         from crannog.measure.launcher import own_digest
-        from crannog.runtime.attest import Proof, get_configuration
+        from crannog.runtime.attest import get_configuration
         from crannog.runtime.plan import attested_program
+        from crannog.runtime.witness import Proof
     finally:
         measurement, root, foreign = measuring.result()
     if settings.version:

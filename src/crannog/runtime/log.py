@@ -30,15 +30,25 @@ class Log:
 
     def __init__(self, level: LogLevel = LogLevel.WARN, descriptor: int = 2) -> None:
         self.level = level
+        self.reasons: list[str] = []  # why it failed: the first line and what came after it
+        self.notes: list[str] = []  # what an operator who reads of a failure should know as well
         self._descriptor = descriptor
 
     def fatal(self, message: str) -> None:
         """The program is not started, and this is why."""
+        self.reasons.append(message)
         self._write(LogLevel.FATAL, message)
 
     def error(self, message: str) -> None:
         """Something failed."""
+        self.reasons.append(message)
         self._write(LogLevel.ERROR, message)
+
+    def notable(self, message: str) -> None:
+        """A warning that may explain a later failure; the same one is written once."""
+        if message not in self.notes:
+            self.notes.append(message)
+            self._write(LogLevel.WARN, message)
 
     def warn(self, message: str) -> None:
         """Something the operator should know: a level of trust, a value that is not heeded."""
@@ -54,6 +64,8 @@ class Log:
 
     def plain(self, line: str) -> None:
         """A line as it is, whatever the level: the rest of a fatal message, SCONE_VERSION's."""
+        if self.reasons:
+            self.reasons.append(line)
         self._put(printable(line) + "\n")
 
     def _write(self, level: LogLevel, message: str) -> None:

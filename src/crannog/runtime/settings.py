@@ -19,6 +19,8 @@ DEFAULT_CAS = "cas"
 DEFAULT_LAS = "las"
 DEFAULT_LAS_SOCKET = "/run/crannog/las/socket"
 DEFAULT_RETRY_SECONDS = 30.0
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_LOG = "CRANNOG_TERMINATION_LOG"
 
 _UNITS = {"": 0, "k": 10, "K": 10, "m": 20, "M": 20, "g": 30, "G": 30}
 _LARGEST = 1 << 47  # user space of x86-64
@@ -84,6 +86,7 @@ class Settings(NamedTuple):
         cas_key: CRANNOG_CAS_KEY as given: the pin of the CAS's key.
         session_hash: CRANNOG_SESSION_HASH, 64 hex: the pin of the session's version.
         retry_seconds: how long an unreachable CAS or LAS is tried again.
+        termination_log: the file that gets the reason of a failure.
     """
 
     mode: Mode = Mode.AUTO
@@ -104,6 +107,7 @@ class Settings(NamedTuple):
     cas_key: str | None = None
     session_hash: str | None = None
     retry_seconds: float = DEFAULT_RETRY_SECONDS
+    termination_log: str = DEFAULT_TERMINATION_LOG
 
     def __repr__(self) -> str:
         return f"Settings(mode={self.mode.value}, config_id={self.config_id!r})"
@@ -137,6 +141,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cas_key=get("CRANNOG_CAS_KEY") or None,
         session_hash=_session_hash(get("CRANNOG_SESSION_HASH", "")),
         retry_seconds=_seconds("CRANNOG_RETRY_SECONDS", get("CRANNOG_RETRY_SECONDS", "")),
+        termination_log=_termination_log(get(TERMINATION_LOG, "")),
     )
 
 
@@ -231,6 +236,12 @@ def _socket(text: str) -> str | None:
             f"CRANNOG_LAS_SOCKET is {text[:120]!r}, expected an absolute path of at most 107 bytes"
         )
     return text
+
+
+def _termination_log(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise Misconfigured(f"{TERMINATION_LOG} is {text[:120]!r}, expected an absolute path")
+    return text or DEFAULT_TERMINATION_LOG
 
 
 def _token(text: str) -> str | None:

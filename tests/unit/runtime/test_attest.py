@@ -3,60 +3,22 @@ from __future__ import annotations
 import os
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from crannog.errors import Misconfigured, Refused, Unavailable
-from crannog.evidence.envelope import Envelope
-from crannog.evidence.statement import Statement, sign_statement
-from crannog.evidence.subject import Pins
 from crannog.exchange.configuration import Configuration
 from crannog.levels import Level
 from crannog.runtime.attest import (
-    Proof,
     _again,
-    _Witness,
     cas_address,
     check_configuration,
-    find_las,
     note_service,
-    stated,
 )
 from crannog.runtime.log import Log, LogLevel
 from crannog.runtime.settings import Settings, parse_config_id
+from crannog.runtime.witness import Proof
 from crannog.transport.address import Address
-from crannog.transport.las_client import UnixAddress
 
 PROOF = Proof(b"m" * 32, b"l" * 32)
-
-
-def las(settings: Settings, *, socket: bool, resolves: bool) -> object:
-    return find_las(settings, socket_exists=lambda _: socket, resolves=lambda _: resolves)
-
-
-def test_socket_is_preferred_to_the_address() -> None:
-    assert las(Settings(las="host"), socket=True, resolves=True) == UnixAddress(
-        "/run/crannog/las/socket"
-    )
-
-
-def test_named_socket_that_is_not_there_is_not_replaced() -> None:
-    settings = Settings(las="host", las_socket="/s")
-    assert las(settings, socket=False, resolves=True) == UnixAddress("/s")
-
-
-def test_named_las_is_asked_without_looking_whether_it_resolves() -> None:
-    assert las(Settings(las="h:1"), socket=False, resolves=False) == Address("h", 1)
-    assert las(Settings(las="172.17.0.1"), socket=False, resolves=False) == Address(
-        "172.17.0.1", 18766
-    )
-
-
-def test_default_name_is_asked_where_it_resolves() -> None:
-    assert las(Settings(), socket=False, resolves=True) == Address("las", 18766)
-
-
-def test_own_word_only_where_there_is_no_las_at_all() -> None:
-    assert las(Settings(), socket=False, resolves=False) is None
 
 
 @pytest.mark.parametrize(
@@ -175,38 +137,3 @@ def test_reason_is_logged_once_for_each() -> None:
     with os.fdopen(reading) as file:
         lines = file.read().splitlines()
     assert [line.rpartition("(): ")[2].partition(";")[0] for line in lines] == ["one", "two"]
-
-
-def _statement(level: Level, reason: str) -> Envelope:
-    statement = Statement(
-        level, "las/witness", b"m" * 32, b"r" * 64, b"l" * 32, "s/s", "cas", 1, reason
-    )
-    return sign_statement(statement, Ed25519PrivateKey.generate())
-
-
-def test_what_a_statement_says_of_its_level_is_read_for_the_log() -> None:
-    assert stated(_statement(Level.SIMULATION, "no record")) == ("simulation", "no record")
-    assert stated(_statement(Level.NODE, "")) == ("node", "")
-
-
-@pytest.mark.parametrize("data", [b"", b"{}", b'{"payload":"e30="}', b"\xff", b'{"payload":1}'])
-def test_what_is_no_statement_says_nothing(data: bytes) -> None:
-    assert stated(Envelope("application/x", data)) == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("said", "given", "because"),
-    [
-        (Level.NODE, Level.NODE, ""),
-        (
-            Level.NODE,
-            Level.SIMULATION,
-            " (the LAS vouches for more, and its key is not enrolled at this CAS)",
-        ),
-        (Level.SIMULATION, Level.SIMULATION, " (no record)"),
-    ],
-)
-def test_the_level_is_said_with_its_reason(said: Level, given: Level, because: str) -> None:
-    witness = _Witness(None, PROOF, "s/s", "cas", Pins(), Log(LogLevel.FATAL))
-    witness._say(_statement(said, "no record" if said is Level.SIMULATION else ""))
-    assert witness.because(given) == because
