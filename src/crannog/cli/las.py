@@ -46,6 +46,14 @@ def serve(
             show_default="/run/crannog/launcher where it is there",
         ),
     ] = None,
+    launchers: Annotated[
+        Path | None,
+        typer.Option(
+            "--launchers",
+            help="Instead of --launcher: a directory that holds releases side by side, each in a "
+            "directory named by its digest.",
+        ),
+    ] = None,
     host_root: Annotated[
         Path,
         typer.Option("--host-root", help="Where the node's file system is seen."),
@@ -81,7 +89,8 @@ def serve(
         state_directory=directory or state_directory("las"),
         listen=address,
         socket=socket or _usual_socket(),
-        launcher=launcher or _usual_launcher(),
+        launcher=launcher or (_usual_launcher() if launchers is None else None),
+        launchers=launchers,
         host_root=host_root,
         places=parse_places(tuple(records or ())),
     )

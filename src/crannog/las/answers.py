@@ -20,6 +20,8 @@ from crannog.las.quoting import OVER_TCP, UNSEEN, lower, status, vouch
 from crannog.las.vouching import Run, Verdict, Witness, run_of
 from crannog.transport.log import Log, Sparse
 
+NODE = "STARTER: LAS vouches at trust level node on its socket"
+SIMULATION = "STARTER: LAS vouches at trust level simulation only"
 CHANGED = "the process changed while it was looked at"
 EARLY = (
     "this kernel (before Linux 6.5) gives the asking process's id only, and the question came "
@@ -31,12 +33,18 @@ class Vouching(NamedTuple):
     """What this LAS can do.
 
     Attributes:
-        witness: looks at processes; None where it cannot, and `unready` says why.
-        unready: why nothing is of level node; "" where it may be.
+        witness: looks at processes; None where it cannot, and `missing` says why.
+        missing: why nothing will be of level node while this LAS runs; "" where it may be.
     """
 
     witness: Witness | None
-    unready: str
+    missing: str
+
+    def unready(self) -> str:
+        """Why nothing is of level node now; "" where it may be."""
+        if self.missing or self.witness is None:
+            return self.missing or "the LAS looks at no process"
+        return self.witness.unready()
 
 
 class Answers:
@@ -56,10 +64,17 @@ class Answers:
         # Apart, so that processes without number do not push out a container's.
         self._peers = Acknowledged()
         self._runs = Acknowledged()
+        self._was_unready = "not looked yet"
+
+    def start(self) -> None:
+        """Say in the log what this LAS vouches for."""
+        unready = self._unready()
+        if unready:
+            self._log.warning(f"{SIMULATION}: {unready}")
 
     def status(self, method: str) -> Status:
         """What this LAS is, for somebody connected by `method`."""
-        return status(method=method, unready=self._vouching.unready, key=self._key)
+        return status(method=method, unready=self._unready(), key=self._key)
 
     def quote(self, request: QuoteRequest, asker: Asker) -> Envelope:
         """The statement about the peer.
@@ -71,10 +86,10 @@ class Answers:
         if asker.method == METHOD_LAS_TCP:
             return self._lower(request, METHOD_LAS_TCP, OVER_TCP)
         connected = asker.connected
-        witness = self._vouching.witness
-        if witness is None or self._vouching.unready:
+        witness, unready = self._vouching.witness, self._unready()
+        if witness is None or unready:
             self._refuse_run(self._run(asker))
-            return self._lower(request, METHOD_LAS_UNIX, self._vouching.unready)
+            return self._lower(request, METHOD_LAS_UNIX, unready)
         if connected is None or connected.process is None:
             return self._lower(request, METHOD_LAS_UNIX, UNSEEN)
         if connected.by_number and not asker.settled:
@@ -87,11 +102,12 @@ class Answers:
             return self._lower(request, METHOD_LAS_UNIX, "; ".join(verdict.reasons), verdict)
         assert verdict.told is not None
         assert verdict.record is not None
+        assert verdict.release is not None
         envelope = vouch(
             request,
             told=verdict.told,
             container=verdict.record.container,
-            launcher=witness.release.digest,
+            launcher=verdict.release.digest,
             key=self._key,
             now=int(time.time()),
         )
@@ -116,6 +132,13 @@ class Answers:
         run = self._run(asker)
         if run is not None and run.pid == connected.peer.pid:
             self._runs.add(run)
+
+    def _unready(self) -> str:
+        unready = self._vouching.unready()
+        if unready != self._was_unready and not unready and self._vouching.witness is not None:
+            self._log.info(NODE, **about(self._vouching.witness))
+        self._was_unready = unready
+        return unready
 
     def _refuse_peer(self, asker: Asker) -> None:
         peer = asker.connected.peer if asker.connected is not None else None
@@ -174,4 +197,11 @@ def _clean(verdict: Verdict) -> bool:
         and verdict.told is not None
         and verdict.record is not None
         and verdict.facts is not None
+        and verdict.release is not None
     )
+
+
+def about(witness: Witness) -> dict[str, object]:
+    """What a log line says of a witness that can vouch."""
+    launchers = ",".join(digest.hex() for digest in witness.launchers.digests())
+    return {"launcher": launchers, "records": ",".join(witness.records())}

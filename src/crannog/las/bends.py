@@ -31,6 +31,10 @@ _ERRORS = (1, 13, 22, 38)
 # Refused, these would make the launcher's random numbers somebody else's, or leave it dumpable.
 _NEEDED = ("getrandom", "prctl")
 
+# Its containers have no profile unless somebody asks for one; with the other engines somebody has
+# to ask that there be none.
+_WITHOUT_PROFILE = ("containerd",)
+
 # By engine: what it writes itself, and what it copies without meaning for a runtime.
 _ANNOTATIONS = {
     "docker": (),
@@ -69,10 +73,10 @@ def bends(record: Record) -> Iterator[str]:
         if hook.kind == "startContainer":
             yield f"the record has a startContainer hook: {hook.path[:100]!r}"
     yield from _annotations(record)
-    if record.oci.seccomp is None:
-        yield "the container has no seccomp profile"
-    else:
+    if record.oci.seccomp is not None:
         yield from seccomp_bends(record.oci.seccomp)
+    elif record.container.engine not in _WITHOUT_PROFILE:
+        yield "the container has no seccomp profile"
 
 
 def seccomp_bends(profile: Seccomp) -> Iterator[str]:

@@ -18,12 +18,12 @@ from crannog.evidence.statement import METHOD_LAS_TCP, METHOD_LAS_UNIX
 from crannog.exchange.las import Configured, LasServerEvent, Probe
 from crannog.exchange.las import LasServer as LasEnd
 from crannog.exchange.refusal import Refusal
-from crannog.las.answers import Answers, Asker, Vouching
+from crannog.las.answers import SIMULATION, Answers, Asker, Vouching
 from crannog.las.key import KEY_FILE, load_key
 from crannog.las.pace import Pace
 from crannog.las.peer import Connected, CredentialStream, ask_for_senders
 from crannog.las.quoting import OVER_TCP
-from crannog.las.release import load_release
+from crannog.las.release import Launchers, OneLauncher, Releases, place
 from crannog.las.settings import LasSettings
 from crannog.las.tree import Tree
 from crannog.las.vouching import Witness
@@ -49,6 +49,8 @@ class LasServer:
     def __init__(self, settings: LasSettings, *, log: Log | None = None) -> None:
         if settings.listen is None and settings.socket is None:
             raise Misconfigured("LAS has neither a TCP address nor a socket to listen on")
+        if settings.launcher is not None and settings.launchers is not None:
+            raise Misconfigured("LAS is given one launcher and a directory of launchers as well")
         self._settings = settings
         self._log = log or server_log()
         self._sparse = Sparse()
@@ -95,8 +97,7 @@ class LasServer:
             except Error:
                 self.stop()
                 raise
-        vouching = _vouching(settings)
-        self._answers = Answers(self._key, vouching, self._log)
+        self._answers = Answers(self._key, _vouching(settings, self._log), self._log)
         # Scripts take the key as field 8 of the line that holds "public".
         self._log.info(f"STARTER: Crannog LAS has public key {self.public_key}")
         if self._tcp is not None:
@@ -106,26 +107,18 @@ class LasServer:
         if self._unix is not None:
             self._unix.start()
             self._log.info(f"STARTER: LAS is listening on unix:{settings.socket}")
-        self._say_level(vouching)
+        self._say_level()
 
-    def _say_level(self, vouching: Vouching) -> None:
+    def _say_level(self) -> None:
         if self._key_is_new:
             self._log.warning(
                 f"STARTER: new key {self.public_key}: each CAS that is to trust this node has to "
                 f"enrol it; keep {self._settings.state_directory}, in a container as a volume"
             )
         if self._unix is None:
-            self._log.warning(f"STARTER: LAS vouches at trust level simulation only: {OVER_TCP}")
-        elif vouching.unready or vouching.witness is None:
-            self._log.warning(
-                f"STARTER: LAS vouches at trust level simulation only: {vouching.unready}"
-            )
+            self._log.warning(f"{SIMULATION}: {OVER_TCP}")
         else:
-            self._log.info(
-                "STARTER: LAS vouches at trust level node on its socket",
-                launcher=vouching.witness.release.digest.hex(),
-                records=",".join(vouching.witness.records()),
-            )
+            self._answers.start()
 
     def stop(self) -> None:
         """Stop listening, let open requests end, remove the socket."""
@@ -252,16 +245,22 @@ class LasServer:
             self._log.error("connection crashed", peer=peer, reason=kind, dropped=dropped)
 
 
-def _vouching(settings: LasSettings) -> Vouching:
+def _vouching(settings: LasSettings, log: Log) -> Vouching:
     """What this LAS can do; why not more is a reason, never an error."""
-    if settings.launcher is None:
-        return Vouching(None, "no launcher directory of the node is known (--launcher)")
     socket_directory = None if settings.socket is None else settings.socket.parent
     try:
-        release = load_release(settings.launcher, socket_directory, owner=settings.owner)
+        launchers: Launchers
+        if settings.launchers is not None:
+            launchers = Releases(
+                settings.launchers, socket_directory, owner=settings.owner, tell=log.info
+            )
+        elif settings.launcher is not None:
+            launchers = OneLauncher(settings.launcher, socket_directory, owner=settings.owner)
+        else:
+            return Vouching(None, "no launcher directory of the node is known (--launcher)")
+        socket = None if socket_directory is None else place(socket_directory)
         tree = Tree(str(settings.host_root), owner=settings.owner)
-        witness = Witness(settings.launcher, release, tree, settings.places)
-        return Vouching(witness, witness.unready())
+        return Vouching(Witness(launchers, socket, tree, settings.places), "")
     except Error as error:
         return Vouching(None, error.message)
 

@@ -19,6 +19,8 @@ class LasSettings:
         socket: path of the Unix socket, or None.
         launcher: the node's launcher directory as this LAS sees it, or None where there is none:
             then everything is of level simulation.
+        launchers: instead of `launcher`: a directory that holds releases side by side, each in a
+            directory named by its digest.
         host_root: where the node's file system is seen.
         places: where the node's container engines keep their records.
         owner: the user whose files the launcher and the records have to be: root.
@@ -30,6 +32,7 @@ class LasSettings:
     listen: tuple[str, int] | None = ("0.0.0.0", LAS_PORT)
     socket: Path | None = None
     launcher: Path | None = None
+    launchers: Path | None = None
     host_root: Path = Path("/")
     places: Places = field(default_factory=Places)
     owner: int = 0

@@ -6,7 +6,7 @@ decided. What cannot be read is a reason like any other.
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
 from typing import NamedTuple
 
 from crannog.errors import Denied, Error
@@ -16,13 +16,13 @@ from crannog.las.process import Process, filters_of, mounts_of, own_namespace
 from crannog.las.record import Record, Release, plain
 from crannog.las.records.find import container_ids, find, readable
 from crannog.las.records.places import Places
-from crannog.las.release import marks
+from crannog.las.release import Launchers
 from crannog.las.told import told
 from crannog.las.tree import Tree
-from crannog.las.witness import Node, Told, judge
+from crannog.las.witness import Node, Told, judge, without_release
 
-REPLACED = "the node's launcher was replaced after the LAS had started: the LAS has to start again"
 _MOST_REASONS = 5
+_LOOK_AGAIN = 1.0  # seconds, while something is missing
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h
 
@@ -35,12 +35,14 @@ class Verdict(NamedTuple):
         told: what the container's record tells the launcher; None where there is none.
         record: likewise.
         facts: what the process was when it was judged.
+        release: the launcher that it was compared with.
     """
 
     reasons: tuple[str, ...]
     told: Told | None = None
     record: Record | None = None
     facts: Facts | None = None
+    release: Release | None = None
 
 
 class Run(NamedTuple):
@@ -55,25 +57,37 @@ class Witness:
     """Looks at processes on this node.
 
     Args:
-        launcher: the directory of the node's launcher.
-        release: what was found there when this LAS started.
+        launchers: the launchers that its containers may have.
+        socket: the directory of the LAS's socket; None where it has none.
         tree: the node's files.
         places: where its engines keep their records.
     """
 
-    def __init__(self, launcher: Path, release: Release, tree: Tree, places: Places) -> None:
-        self.release = release
-        self._launcher = launcher
-        self._marks = marks(launcher)
+    def __init__(
+        self, launchers: Launchers, socket: Place | None, tree: Tree, places: Places
+    ) -> None:
+        self.launchers = launchers
+        self._socket = socket
         self._tree = tree
         self._places = places
+        self._missing = ""
+        self._looked: float | None = None
 
     def unready(self) -> str:
-        """Why nothing can be vouched for by this LAS at all; "" where it can be."""
-        if self.release.socket is None:
+        """Why nothing can be vouched for by this LAS at all; "" where it can be.
+
+        Looked at again at most once a second until it can: launchers and records may come after
+        the LAS. What goes missing later is a reason of each statement.
+        """
+        now = time.monotonic()
+        if self._looked is None or (self._missing and now - self._looked >= _LOOK_AGAIN):
+            self._missing = self._look()
+            self._looked = now
+        return self._missing
+
+    def _look(self) -> str:
+        if self._socket is None:
             return "there is no Unix socket of the LAS that containers could be given"
-        if not readable(self._tree, self._places):
-            return "no container engine's records can be read"
         try:
             init = mounts_of(1)
         except Denied as error:
@@ -81,7 +95,9 @@ class Witness:
         # In a container without the node's PID namespace, process 1 is the container's.
         if own_namespace("pid") != _INITIAL_PID_NAMESPACE and init == mounts_of("self"):
             return "the LAS is not in the PID namespace of the node (--pid=host)"
-        return ""
+        if not readable(self._tree, self._places):
+            return "no container engine's records can be read"
+        return self.launchers.unready()
 
     def records(self) -> tuple[str, ...]:
         """The record directories that it reads."""
@@ -90,16 +106,19 @@ class Witness:
     def judge(self, process: Process, request: QuoteRequest) -> Verdict:
         """The verdict on a process that asks for `request`."""
         try:
-            if marks(self._launcher) != self._marks:
-                return Verdict((REPLACED,))
             record = find(self._tree, self._places, process.groups())
             facts = process.facts()
             node = self._node(record, facts)
             said = told(record.oci.environment)
         except Error as error:
             return Verdict((error.message,))
-        reasons = judge(record, facts, self.release, node, said, request)
-        return Verdict(_first(reasons), said, record, facts)
+        try:
+            release = self.launchers.find(request.launcher)
+        except Denied as error:
+            reasons = (error.message, *without_release(record, facts))
+            return Verdict(_first(reasons), said, record, facts)
+        reasons = judge(record, facts, release, node, said, request)
+        return Verdict(_first(reasons), said, record, facts, release)
 
     def unchanged(self, process: Process, verdict: Verdict) -> bool:
         """Whether the process is still what it was when it was judged."""

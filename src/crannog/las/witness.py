@@ -68,11 +68,20 @@ def judge(
         *root_as_recorded(facts, node),
         *own_namespaces(record, facts, node),
         *powers.powers(record.oci, facts),
-        *one_filter(facts, node),
+        *recorded_filters(record, facts, node),
         *bends.bends(record),
         *as_told(told, request),
         *launcher_as_ours(release, request),
         *on_root(request),
+    )
+
+
+def without_release(record: Record, facts: Facts) -> tuple[str, ...]:
+    """What can be said where the node has no launcher to compare with, beside that reason."""
+    return (
+        *started_by_entry(record),
+        *is_recorded_init(record, facts),
+        *recorded_mounts(record),
     )
 
 
@@ -203,11 +212,17 @@ def own_namespaces(record: Record, facts: Facts, node: Node) -> Iterator[str]:
         yield "the process is in a user namespace"
 
 
-def one_filter(facts: Facts, node: Node) -> Iterator[str]:
-    """The recorded seccomp profile is on, and no other filter: one could notify somebody."""
+def recorded_filters(record: Record, facts: Facts, node: Node) -> Iterator[str]:
+    """The recorded seccomp profile is on, and no other filter: one could notify somebody.
+
+    Where the record has none, and may have none (`bends`), there is no filter at all.
+    """
+    expected = 0 if record.oci.seccomp is None else 1
     more = facts.status.filters - node.filters
-    if more != 1:
-        yield f"the process has {more} seccomp filters more than the node's init, expected 1"
+    if more != expected:
+        yield (
+            f"the process has {more} seccomp filters more than the node's init, expected {expected}"
+        )
 
 
 def as_told(told: Told, request: QuoteRequest) -> Iterator[str]:

@@ -27,7 +27,7 @@ from crannog.las.pace import Pace
 from crannog.las.peer import Acknowledged, Connected, CredentialStream, ask_for_senders
 from crannog.las.process import Process
 from crannog.las.vouching import Run, Verdict
-from crannog.runtime.attest import stated
+from crannog.runtime.witness import stated
 from crannog.transport.las_client import LasConnection
 from crannog.transport.log import server_log
 from crannog.transport.stream import Deadline, TimedOut
@@ -174,6 +174,19 @@ class OneContainer:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.launchers = self
+
+    def unready(self) -> str:
+        """It can look."""
+        return ""
+
+    def digests(self) -> tuple[bytes, ...]:
+        """It has no launcher."""
+        return ()
+
+    def records(self) -> tuple[str, ...]:
+        """Nor records."""
+        return ()
 
     def container(self, process: Process) -> Run:
         """The container."""

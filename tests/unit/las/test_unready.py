@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from crannog.evidence.statement import open_statement
-from crannog.las.record import Release
+from crannog.las.facts import Place
 from crannog.las.records.places import Places
-from crannog.las.release import load_release, marks
+from crannog.las.release import OneLauncher, marks
 from crannog.las.tree import Tree
 from crannog.las.vouching import Witness
 from crannog.levels import Level
@@ -126,9 +126,8 @@ def test_a_launcher_whose_digest_is_another_is_not_vouched_with(node: Node) -> N
 
 def test_a_las_without_a_socket_is_not_ready(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     _own(monkeypatch)
-    release = load_release(node.launcher, None, owner=os.getuid())
-    assert isinstance(release, Release)
-    witness = Witness(node.launcher, release, Tree(str(node.records), owner=os.getuid()), Places())
+    launcher = OneLauncher(node.launcher, None, owner=os.getuid())
+    witness = Witness(launcher, None, Tree(str(node.records), owner=os.getuid()), Places())
     assert "no Unix socket" in witness.unready()
 
 
@@ -138,8 +137,9 @@ def test_a_las_in_a_container_s_own_pid_namespace_is_not_ready(
     _own(monkeypatch)
     monkeypatch.setattr("crannog.las.vouching.own_namespace", lambda kind: 4026532183)
     monkeypatch.setattr("crannog.las.vouching.mounts_of", lambda pid: ())
-    release = load_release(node.launcher, node.root, owner=os.getuid())
-    witness = Witness(node.launcher, release, Tree(str(node.records), owner=os.getuid()), Places())
+    launcher = OneLauncher(node.launcher, node.root, owner=os.getuid())
+    socket = Place("254:0", "/las")
+    witness = Witness(launcher, socket, Tree(str(node.records), owner=os.getuid()), Places())
     assert "--pid=host" in witness.unready()
 
 
