@@ -22,7 +22,12 @@ from images.artifacts_maker import Maker
 from images.artifacts_tree import size
 
 # What tells a directory that was made here from one that only has the name.
-_MARKS = {"launcher": DIGEST, "services": "start.py", "front": ""}
+_MARKS = {
+    "launcher": DIGEST,
+    "services": "start.py",
+    "kubernetes": "site/grpc/__init__.pyc",
+    "front": "",
+}
 
 
 class Artifacts(NamedTuple):
@@ -31,6 +36,7 @@ class Artifacts(NamedTuple):
     Attributes:
         launcher: the launcher directory, `/crannog` in images.
         services: the services directory, `/opt/crannog` in images.
+        kubernetes: what the device plugin's image has besides in `/opt/crannog`.
         front: the program that takes the place of an image's python3.
         digest: the launcher directory's, 64 hex digits.
         python: the version of Python in it, such as `3.11`.
@@ -38,6 +44,7 @@ class Artifacts(NamedTuple):
 
     launcher: Path
     services: Path
+    kubernetes: Path
     front: Path
     digest: str
     python: str
@@ -48,7 +55,7 @@ def make_artifacts(root: Path, out: Path) -> Artifacts:
 
     Args:
         root: a directory with Python and its libraries, such as an exported base image.
-        out: becomes `launcher`, `services` and `front`.
+        out: becomes `launcher`, `services`, `kubernetes` and `front`.
 
     Raises:
         Misconfigured, Unsupported: the root has not what is needed.
@@ -69,6 +76,7 @@ def make_artifacts(root: Path, out: Path) -> Artifacts:
         maker = Maker(at, root, Path(making), Path(scratch))
         maker.launcher()
         maker.services()
+        maker.kubernetes()
         digest = maker.finish()
         maker.try_it()
         for name in _MARKS:
@@ -76,7 +84,12 @@ def make_artifacts(root: Path, out: Path) -> Artifacts:
                 shutil.rmtree(out / name)
             (Path(making) / name).replace(out / name)
     return Artifacts(
-        out / "launcher", out / "services", out / "front", digest, maker.python.version
+        out / "launcher",
+        out / "services",
+        out / "kubernetes",
+        out / "front",
+        digest,
+        maker.python.version,
     )
 
 
@@ -98,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"launcher  {made.launcher}  {size(made.launcher) / 1e6:.1f} MB  {made.digest}")
     print(f"services  {made.services}  {size(made.services) / 1e6:.1f} MB")
+    print(f"kubernetes {made.kubernetes}  {size(made.kubernetes) / 1e6:.1f} MB")
     print(f"front     {made.front}")
     return 0
 

@@ -35,7 +35,7 @@ from images.artifacts_python import (
     reachable,
 )
 from images.artifacts_tree import PROGRAM, link, put, settle
-from images.artifacts_wheels import PROJECT, install, names, requirements
+from images.artifacts_wheels import PROJECT, Extras, install, names, requirements
 
 _LOADER = "ld.so"
 _LOADER_MODE = 0o711  # executed, not read: who may not read it may not read its memory either
@@ -63,10 +63,11 @@ class Maker:
         self._entries: Entries = compile_entries(scratch)
         self._launcher = self._out / "launcher"
         self._services = self._out / "services"
+        self._kubernetes = self._out / "kubernetes"
         self._library = f"lib/python{self.python.version}"
         self._libraries = Libraries(root, self.python.executable)
         self._machine = int.from_bytes(read_elf_file(root, self.python.executable)[18:20], "little")
-        self._locked = requirements(extras=False)
+        self._locked = requirements(Extras.LAUNCHER)
         self._sources: list[tuple[str, str, str]] = []
         self._files = (*library_sources(root, self.python), *extension_modules(root, self.python))
         self._reachable: frozenset[str] = frozenset()
@@ -108,7 +109,7 @@ class Maker:
         link(place / "bin" / "scone", "crannog")
         put(place / "start.py", (SOURCES / "start_services.py").read_bytes())
         wheels = self._scratch / "services-wheels"
-        self._install(requirements(extras=True), wheels, without=names(self._locked))
+        self._install(requirements(Extras.SERVICES), wheels, without=names(self._locked))
         self._wheels(wheels, place / "site")
         self._package(
             sorted(path.name for path in _PACKAGE.iterdir() if path.name != "__pycache__"),
@@ -118,11 +119,21 @@ class Maker:
         self._standard_library(place)
         self._shared(place / "lib")
 
+    def kubernetes(self) -> None:
+        """What the device plugin needs beside the services directory, and no other image has."""
+        place = self._kubernetes
+        wheels = self._scratch / "kubernetes-wheels"
+        there = names(requirements(Extras.SERVICES))
+        self._install(requirements(Extras.KUBERNETES), wheels, without=there)
+        self._wheels(wheels, place / "site")
+        self._shared(place / "lib", self._services)
+
     def finish(self) -> str:
         """Compile, settle modes and times, write the digest; returns it."""
         self._compile()
         put(self._out / "front", self._entries.front.read_bytes(), PROGRAM)
         settle(self._services)
+        settle(self._kubernetes)
         settle(self._launcher)
         digest = directory_digest(str(self._launcher)).hex()
         put(self._launcher / DIGEST, digest.encode() + b"\n")
@@ -209,7 +220,8 @@ class Maker:
 
     def _source(self, source: Path, place: Path, relative: str, *, beside: bool = False) -> None:
         """A Python file: as bytecode alone, or beside its bytecode where it is read as text."""
-        tree = self._launcher if place.is_relative_to(self._launcher) else self._services
+        trees = (self._launcher, self._services, self._kubernetes)
+        tree = next(each for each in trees if place.is_relative_to(each))
         name = (place / relative).relative_to(tree).as_posix()
         target = place / f"{relative}c"
         if beside:
@@ -218,12 +230,13 @@ class Maker:
             target = path.parent / "__pycache__" / f"{path.stem}.{self.python.tag}.pyc"
         self._sources.append((str(source), str(target), name))
 
-    def _shared(self, place: Path) -> None:
-        """The libraries that were asked for and are not in the launcher directory."""
+    def _shared(self, place: Path, *beside: Path) -> None:
+        """The libraries that were asked for and are in no directory that is used with this one."""
+        trees = (self._launcher, *beside)
         for name, path in self._libraries.result().items():
             if name == Path(self._libraries.interpreter).name:
                 continue
-            if not (self._launcher / "lib" / name).exists():
+            if not any((tree / "lib" / name).exists() for tree in trees):
                 data = read_elf_file(self._root, path)
                 put(place / name, without_run_path(data, path))
 

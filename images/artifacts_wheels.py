@@ -5,6 +5,7 @@ Decides how uv is called: what the lock file names, with its hashes, only wheels
 
 from __future__ import annotations
 
+import enum
 import os
 import subprocess
 import sys
@@ -18,16 +19,19 @@ PROJECT = Path(__file__).resolve().parent.parent
 _PLATFORM = {62: "x86_64-manylinux_2_28", 183: "aarch64-manylinux_2_28"}
 
 
-def requirements(*, extras: bool) -> str:
-    """The lock file's requirements without the project itself.
+class Extras(enum.Enum):
+    """Whose requirements: each holds those before it."""
 
-    Args:
-        extras: also those of the command line, the CAS and the LAS.
-    """
-    options = ("--all-extras",) if extras else ()
+    LAUNCHER = ()
+    SERVICES = ("--all-extras", "--no-extra", "kubernetes")  # the command line, the CAS, the LAS
+    KUBERNETES = ("--all-extras",)
+
+
+def requirements(extras: Extras) -> str:
+    """The lock file's requirements without the project itself."""
     return _uv(
         *("export", "--frozen", "--no-dev", "--no-emit-project", "--no-annotate", "--no-header"),
-        *options,
+        *extras.value,
     )
 
 

@@ -1,9 +1,10 @@
-"""`python -m images.build`: the four images, from a base image and the files of this checkout.
+"""`python -m images.build`: the five images, from a base image and the files of this checkout.
 
     crannog/launcher   /crannog alone, for `COPY --from` and for images without anything else
     crannog/python     the base image with a `python3` that is the launcher, and with the CLI
     crannog/cas        the CAS: launcher directory and services directory, nothing else
     crannog/las        the LAS, likewise
+    crannog/sgx-plugin the Kubernetes device plugin, likewise, with gRPC
 
 The launcher's Python and libraries are those of the base image: it is exported, extracted, and
 `images.artifacts` makes its trees from it. ADR 0961 says what is bit-identical when built twice.
@@ -65,8 +66,14 @@ RECIPES = (
         "Crannog's local attestation service",
         (("rootfs/opt/crannog", "services"), ("state/var/lib/crannog", None)),
     ),
+    Recipe(
+        "sgx-plugin",
+        "Crannog's device plugin for Kubernetes",
+        (("rootfs/opt/crannog", "services"), ("grpc/opt/crannog", "kubernetes")),
+    ),
 )
 NAMES = tuple(recipe.name for recipe in RECIPES)
+_ON_LAUNCHER = frozenset({"cas", "las", "sgx-plugin"})
 
 
 def build_images(
@@ -83,8 +90,9 @@ def build_images(
     Args:
         engine_name: `docker` or `podman`.
         base: the image that `python` is built on.
-        artifacts: what `images.artifacts` made: `launcher`, `services` and `front`.
-        prefix: what stands before each image's name; `cas` and `las` are built on PREFIXlauncher.
+        artifacts: what `images.artifacts` made: `launcher`, `services`, `kubernetes`, `front`.
+        prefix: what stands before each image's name; `cas`, `las` and `sgx-plugin` are built on
+            PREFIXlauncher.
         only: some of `NAMES`.
         fresh: take no layer of an earlier build.
 
@@ -96,7 +104,7 @@ def build_images(
     """
     engine = find_engine(engine_name)
     digest = launcher_digest(artifacts)
-    if "launcher" not in only and not {"cas", "las"}.isdisjoint(only):
+    if "launcher" not in only and not _ON_LAUNCHER.isdisjoint(only):
         _check_launcher(engine, f"{prefix}launcher", digest)
     epoch = source_date_epoch()
     labels = _labels(digest, epoch)
@@ -124,12 +132,12 @@ def build_images(
 
 
 def _check_launcher(engine: Engine, name: str, digest: str) -> None:
-    """CAS and LAS are built on the launcher's image: it has to be of these artifacts."""
+    """What is built on the launcher's image: it has to be of these artifacts."""
     found = engine.image(name).labels.get("crannog.launcher-digest", "")
     if found != digest:
         raise Misconfigured(
             f"{name} is of launcher {found or 'unknown'}, expected {digest}",
-            hint="build it as well: --only launcher,cas,las",
+            hint="build it as well: --only launcher,cas,las,sgx-plugin",
         )
 
 
@@ -156,7 +164,7 @@ def launcher_digest(artifacts: Path) -> str:
         NotFound: the artifacts are not complete.
         FormatError: the file holds something else.
     """
-    for tree in ("launcher", "services", "front"):
+    for tree in ("launcher", "services", "kubernetes", "front"):
         if not (artifacts / tree).exists():
             raise NotFound(
                 f"artifacts {artifacts}: there is no {tree}",
@@ -258,7 +266,7 @@ def _print(
 def _arguments(recipe: Recipe, base: str, prefix: str) -> dict[str, str]:
     if recipe.name == "python":
         return {"BASE": base}
-    return {} if recipe.name == "launcher" else {"LAUNCHER": f"{prefix}launcher"}
+    return {"LAUNCHER": f"{prefix}launcher"} if recipe.name in _ON_LAUNCHER else {}
 
 
 def _labels(digest: str, epoch: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 import typer
 
 from crannog import __version__
-from crannog.cli import cas, fspf, image, las, session, user
+from crannog.cli import cas, fspf, image, kubernetes, las, session, user
 from crannog.cli.arguments import expand_argument_files
 from crannog.cli.state import state
 from crannog.cli.ui import ui
@@ -35,6 +35,7 @@ app.add_typer(cas.app, name="cas", help="The configuration and attestation servi
 app.add_typer(las.app, name="las", help="The local attestation service of a node.")
 app.add_typer(fspf.app, name="fspf", help="Encrypt or authenticate directory trees.")
 app.add_typer(image.app, name="image", help="Protect the files of container images.")
+app.add_typer(kubernetes.app, name="kubernetes", help="What runs on the nodes of a cluster.")
 app.add_typer(user.app, name="self", help="Who you are to a CAS.")
 app.command()(up)
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for servers on a `TlsStream`, by h11: bounded bodies, deadlines, keep-alive.
+"""HTTP/1.1 for servers on a stream, TLS or plain, by h11: bounded bodies, deadlines, keep-alive.
 
 Decides framing only. What a request means, and what an error looks like, is the application's.
 `Expect: 100-continue` is answered once the length is known to be acceptable, so that a client with
@@ -15,7 +15,7 @@ import h11
 
 from crannog.errors import Error, FormatError, TooLarge, Unavailable
 from crannog.transport.listener import Slot
-from crannog.transport.stream import Deadline, TimedOut, TlsStream
+from crannog.transport.stream import Deadline, Stream, TimedOut
 
 MAX_HEAD = 32 * 1024
 _DISCARD = 16 * 1024 * 1024
@@ -48,6 +48,16 @@ class Response(NamedTuple):
     body: bytes
 
 
+class HttpStream(Stream, Protocol):
+    """What a server needs of a connection beside its two directions."""
+
+    def peer_certificate(self) -> bytes | None:
+        """The client's certificate, DER, or None."""
+
+    def finish(self) -> None:
+        """Tell the peer that nothing follows."""
+
+
 class Application(Protocol):
     """What answers. Neither of the two raises."""
 
@@ -67,7 +77,9 @@ class HttpLimits(NamedTuple):
     requests: int = 10_000
 
 
-def serve_http(stream: TlsStream, slot: Slot, application: Application, limits: HttpLimits) -> None:
+def serve_http(
+    stream: HttpStream, slot: Slot, application: Application, limits: HttpLimits
+) -> None:
     """Answer requests until one of the two wants no more.
 
     Raises:
@@ -107,7 +119,7 @@ def serve_http(stream: TlsStream, slot: Slot, application: Application, limits: 
 
 
 def _read(
-    stream: TlsStream,
+    stream: HttpStream,
     connection: h11.Connection,
     first: Deadline,
     limits: HttpLimits,
@@ -172,7 +184,7 @@ def _too_large(limits: HttpLimits) -> TooLarge:
 
 
 def _send(
-    stream: TlsStream,
+    stream: HttpStream,
     connection: h11.Connection,
     response: Response,
     method: str,
@@ -192,7 +204,7 @@ def _send(
     stream.send(data, Deadline.after(limits.request_seconds))
 
 
-def _discard(stream: TlsStream) -> None:
+def _discard(stream: HttpStream) -> None:
     """Read what is still coming, so that the answer is not lost to a reset of the connection."""
     stream.finish()
     deadline = Deadline.after(_DISCARD_SECONDS)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from images.artifacts_wheels import _without, names, requirements
+from images.artifacts_wheels import Extras, _without, names, requirements
 
 TEXT = """\
 cffi==2.1.1 ; platform_python_implementation != 'PyPy' \\
@@ -20,9 +20,10 @@ def test_what_is_there_already_is_left_out_with_its_hashes() -> None:
 
 
 def test_the_lock_file_gives_every_package_a_hash() -> None:
-    launcher, everything = requirements(extras=False), requirements(extras=True)
-    assert {"cryptography", "pyopenssl"} <= set(names(launcher)) < set(names(everything))
-    for text in (launcher, everything):
+    launcher, services, everything = (requirements(extras) for extras in Extras)
+    assert {"cryptography", "pyopenssl"} <= set(names(launcher)) < set(names(services))
+    assert set(names(everything)) == {*names(services), "grpcio"}
+    for text in (launcher, services, everything):
         assert "crannog" not in names(text)
         for name in names(text):
             _, _, rest = text.partition(f"{name}==")

@@ -37,6 +37,7 @@ def artifacts(tmp_path: Path) -> Path:
     path = tmp_path / "artifacts"
     (path / "launcher").mkdir(parents=True)
     (path / "services").mkdir()
+    (path / "kubernetes").mkdir()
     (path / "front").write_bytes(b"elf")
     (path / "launcher" / "digest").write_text(f"{DIGEST}\n")
     return path
