@@ -18,7 +18,6 @@ from pathlib import Path
 from crannog.cas.keys import KeyProvider
 from crannog.cas.las_keys import parse_las_key
 from crannog.cas.service import CasService
-from crannog.cas.store.accepted import Kind
 from crannog.cas.store.sealing import derive_keys
 from crannog.errors import Conflict, Error, FormatError, Misconfigured, Unavailable, chain, hints
 from crannog.exchange.operator import (
@@ -55,14 +54,15 @@ def carry_out(service: CasService, order: Order) -> str:
         case Action.LAS_ADD:
             service.trusted.enrol_las(parse_las_key(order.subject), order.note, actor=ACTOR)
         case Action.LAS_REMOVE:
-            service.trusted.withdraw(Kind.LAS_KEY, _value(order.subject, "LAS key"), actor=ACTOR)
+            service.trusted.remove_las(_value(order.subject, "LAS key"), actor=ACTOR)
+        case Action.LAS_READMIT:
+            service.trusted.readmit_las(_value(order.subject, "LAS key"), actor=ACTOR)
         case Action.LAUNCHER_ADD:
             digest = _value(order.subject, "launcher digest")
             service.trusted.accept_launcher(digest, order.note, actor=ACTOR)
         case Action.LAUNCHER_REMOVE:
-            service.trusted.withdraw(
-                Kind.LAUNCHER, _value(order.subject, "launcher digest"), actor=ACTOR
-            )
+            digest = _value(order.subject, "launcher digest")
+            service.trusted.withdraw_launcher(digest, actor=ACTOR)
         case Action.LAUNCHER_CLEAR:
             service.trusted.clear_launchers(actor=ACTOR)
     return str(service.head)

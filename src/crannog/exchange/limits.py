@@ -19,3 +19,6 @@ TOKEN = 1024
 
 MESSAGES = 64
 """Lines of a refusal's cause chain."""
+
+SERVICE_TOKEN = 16 * 1024
+"""Characters of a Kubernetes service account token; the API server's have about a thousand."""

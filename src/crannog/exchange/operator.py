@@ -35,6 +35,7 @@ class Action(Enum):
 
     LAS_ADD = "las-add"
     LAS_REMOVE = "las-remove"
+    LAS_READMIT = "las-readmit"
     LAUNCHER_ADD = "launcher-add"
     LAUNCHER_REMOVE = "launcher-remove"
     LAUNCHER_CLEAR = "launcher-clear"

@@ -28,7 +28,7 @@ def test_what_is_enrolled_counts_at_once_and_after_a_restart(tmp_path: Path) -> 
     cas.close()
     again = service(tmp_path)
     assert again.trust().node_keys == {KEY}
-    again.trusted.withdraw(Kind.LAS_KEY, KEY, actor="operator")
+    again.trusted.remove_las(KEY, actor="operator")
     assert again.trust().node_keys == frozenset()
     again.close()
 
@@ -56,11 +56,11 @@ def test_the_last_launcher_is_not_removed_by_the_way(tmp_path: Path) -> None:
     cas = service(tmp_path)
     cas.trusted.accept_launcher(OLD, "", actor="operator")
     with pytest.raises(Denied, match="is the last of the list") as caught:
-        cas.trusted.withdraw(Kind.LAUNCHER, OLD, actor="operator")
+        cas.trusted.withdraw_launcher(OLD, actor="operator")
     assert "crannog cas launcher clear" in caught.value.hint
     assert cas.launchers() == frozenset({OLD})
     cas.trusted.accept_launcher(NEW, "", actor="operator")
-    cas.trusted.withdraw(Kind.LAUNCHER, OLD, actor="operator")
+    cas.trusted.withdraw_launcher(OLD, actor="operator")
     assert cas.launchers() == frozenset({NEW})
     cas.close()
 
@@ -101,7 +101,7 @@ def test_what_is_there_already_is_refused_and_says_since_when(tmp_path: Path) ->
 def test_what_is_not_there_is_not_removed(tmp_path: Path) -> None:
     cas = service(tmp_path, las_keys=(KEY,))
     with pytest.raises(NotFound, match="is not accepted by this CAS"):
-        cas.trusted.withdraw(Kind.LAS_KEY, KEY, actor="operator")
+        cas.trusted.remove_las(KEY, actor="operator")
     with pytest.raises(NotFound):
         cas.trusted.clear_launchers(actor="operator")
     assert cas.trust().node_keys == {KEY}
@@ -127,10 +127,10 @@ def test_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_change_is_in_the_audit_log(tmp_path: Path) -> None:
     cas = service(tmp_path)
     cas.trusted.enrol_las(KEY, "node 1", actor="operator")
-    cas.trusted.withdraw(Kind.LAS_KEY, KEY, actor="operator")
+    cas.trusted.remove_las(KEY, actor="operator")
     cas.trusted.accept_launcher(OLD, "", actor="operator")
     cas.trusted.accept_launcher(NEW, "", actor="operator")
-    cas.trusted.withdraw(Kind.LAUNCHER, OLD, actor="operator")
+    cas.trusted.withdraw_launcher(OLD, actor="operator")
     cas.trusted.clear_launchers(actor="operator")
     cas.close()
     from crannog.cas.audit import export_audit_log

@@ -124,7 +124,7 @@ def test_a_newer_schema_is_refused_and_nothing_is_changed(tmp_path: Path) -> Non
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     before = (tmp_path / "cas.db").read_bytes()
-    with pytest.raises(Misconfigured, match=r"schema version '9999', expected at most '0002'"):
+    with pytest.raises(Misconfigured, match=r"schema version '9999', expected at most '0003'"):
         opened(tmp_path)
     assert (tmp_path / "cas.db").read_bytes() == before
 

@@ -14,7 +14,7 @@ import pytest
 
 from crannog.cas.audit import Severity, verify_audit_log
 from crannog.cas.keys import FileKey
-from crannog.cas.store.accepted import Entry, Kind
+from crannog.cas.store.accepted import Enrolment, Entry, Kind
 from crannog.cas.store.records import Event, Record
 from crannog.errors import Error, IntegrityError, Misconfigured, StorageFailed
 from crannog.levels import Level
@@ -38,6 +38,12 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.append(Record(NOW, Event.SESSION_READ, session="a"))
     for kind, value in ((Kind.LAS_KEY, LAS), (Kind.LAUNCHER, "ab" * 32)):
         store.accept(Entry(kind, value, "note", "then"), Record(NOW, Event.LAS_ENROLLED))
+    token = Enrolment("issuer", "subject", "node", "pod", "uid", issued=0, expires=100)
+    for entry in (
+        Entry(Kind.LAS_TOKEN, "cd" * 32, "", "then", token),
+        Entry(Kind.LAS_BARRED, "ef" * 32, "", "then"),
+    ):
+        store.accept(entry, Record(NOW, Event.LAS_ENROLLED))
     store.close()
     return directory
 
@@ -242,7 +248,7 @@ def test_a_rollback_that_went_on_is_another_history(genuine: Path, tmp_path: Pat
     store.close()
     shutil.copytree(genuine / "earlier", tmp_path / "fork")
     store = opened(tmp_path / "fork", level=None)
-    for _ in range(5):
+    for _ in range(10):
         store.append(Record(NOW, Event.SESSION_READ, session="a"))
     store.close()
     keys = FileKey(tmp_path / "fork" / "master.key")
@@ -287,7 +293,11 @@ def test_a_damaged_file_never_raises_anything_but_our_errors(genuine: Path, tmp_
 @pytest.mark.parametrize(
     "change",
     [
-        f"INSERT INTO accepted VALUES ('las-key', '{'cd' * 32}', '', 'now')",
+        f"INSERT INTO accepted VALUES ('las-key', '{'aa' * 32}', '', 'now', '')",
+        "UPDATE accepted SET enrolment = replace(enrolment, '100', '900')",
+        "DELETE FROM accepted WHERE kind = 'las-barred'",
+        "UPDATE accepted SET kind = 'las-key', enrolment = '' WHERE kind = 'las-token'",
+        "ALTER TABLE accepted DROP COLUMN enrolment",
         f"UPDATE accepted SET kind = 'las-key' WHERE value = '{'ab' * 32}'",
         "DELETE FROM accepted",
         "DROP TABLE accepted",

@@ -12,35 +12,77 @@ from typing import NamedTuple
 
 from crannog.cas.store import sealing
 from crannog.errors import AlreadyExists, FormatError, NotFound, TooLarge
-from crannog.wire import parse_hex
+from crannog.wire import Fields, encode_json, parse_hex, parse_object
 
 MAX_ENTRIES = 4096
 """Of each kind. A transaction that changes the list writes all of it."""
 
 MAX_NOTE = 200
+_MAX_ENROLMENT = 16 * 1024
 
 
 class Kind(Enum):
     """What is accepted; the values are stored."""
 
     LAS_KEY = "las-key"
+    """A LAS that the operator has enrolled."""
+
+    LAS_TOKEN = "las-token"
+    """A LAS that a token has enrolled, until it expires."""
+
+    LAS_BARRED = "las-barred"
+    """A LAS that the operator has removed: no token enrols it."""
+
     LAUNCHER = "launcher"
+
+
+class Enrolment(NamedTuple):
+    """What the token said by which a LAS was enrolled; times in seconds since the epoch.
+
+    Attributes:
+        issuer: the cluster's name for itself.
+        subject: the service account.
+        node: the node of the pod.
+        pod: the LAS's.
+        pod_uid: likewise.
+        issued: when the token was issued.
+        expires: from when on the key counts no more.
+    """
+
+    issuer: str
+    subject: str
+    node: str
+    pod: str
+    pod_uid: str
+    issued: int
+    expires: int
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Where there is one LAS at a time: a node, as that cluster and service account has it."""
+        return self.issuer, self.subject, self.node
+
+    def encode(self) -> str:
+        """The canonical JSON that is stored and bound."""
+        return encode_json(self._asdict()).decode()
 
 
 class Entry(NamedTuple):
     """One accepted key or digest.
 
     Attributes:
-        kind: which of the two.
+        kind: which of them.
         value: 64 lower-case hex digits: an Ed25519 public key, or a launcher's digest.
         note: what the operator wrote about it; may be empty.
         added: when, as `records.timestamp` writes it.
+        enrolment: of `LAS_TOKEN` always, of the others never.
     """
 
     kind: Kind
     value: str
     note: str
     added: str
+    enrolment: Enrolment | None = None
 
 
 class Accepted:
@@ -49,7 +91,8 @@ class Accepted:
     Attributes:
         entries: ordered by kind, then value.
         digest: binds all of them; empty where there is none, as in databases of the first schema.
-        las_keys: the enrolled keys, 32 bytes each.
+        las_keys: the keys that the operator has enrolled, 32 bytes each. Those that tokens have
+            enrolled count until they expire: `enrolments.live_keys`.
         launchers: the accepted digests, 32 bytes each.
     """
 
@@ -65,6 +108,10 @@ class Accepted:
     def of(self, kind: Kind) -> tuple[Entry, ...]:
         """The entries of one kind, in the order of their values."""
         return tuple(one for one in self.entries if one.kind is kind)
+
+    def find(self, kind: Kind, value: str) -> Entry | None:
+        """That entry, or None."""
+        return self._by_name.get((kind, value))
 
     def with_entry(self, entry: Entry) -> Accepted:
         """The list with `entry` in it.
@@ -110,7 +157,12 @@ class Accepted:
         return frozenset(bytes.fromhex(one.value) for one in self.of(kind))
 
 
-NAMES = {Kind.LAS_KEY: "LAS key", Kind.LAUNCHER: "launcher digest"}
+NAMES = {
+    Kind.LAS_KEY: "LAS key",
+    Kind.LAS_TOKEN: "LAS key",
+    Kind.LAS_BARRED: "removed LAS key",
+    Kind.LAUNCHER: "launcher digest",
+}
 COMMANDS = {Kind.LAS_KEY: "las", Kind.LAUNCHER: "launcher"}
 NOTHING = Accepted()
 
@@ -129,19 +181,42 @@ def make_entry(kind: Kind, value: bytes, note: str, added: str) -> Entry:
     return Entry(kind, value.hex(), note, added)
 
 
-def stored_entry(kind: object, value: object, note: object, added: object) -> Entry:
+def stored_entry(
+    kind: object, value: object, note: object, added: object, enrolment: object = ""
+) -> Entry:
     """The entry of a row; `ValueError`, `TypeError` or `FormatError` where it can be none."""
     if not (isinstance(value, str) and isinstance(note, str) and isinstance(added, str)):
         raise TypeError("not texts")
+    if not isinstance(enrolment, str):
+        raise TypeError("not a text")
     parse_hex(value, 32, "accepted value")
-    return Entry(Kind(kind), value, note, added)
+    found = Kind(kind)
+    if found is not Kind.LAS_TOKEN:
+        if enrolment:
+            raise ValueError("an enrolment where there can be none")
+        return Entry(found, value, note, added)
+    return Entry(found, value, note, added, _parse_enrolment(enrolment))
+
+
+def _parse_enrolment(text: str) -> Enrolment:
+    data = text.encode("utf-8", "replace")
+    fields = Fields(parse_object(data, limit=_MAX_ENROLMENT, what="enrolment"), "enrolment")
+    issuer, subject = fields.text("issuer"), fields.text("subject")
+    node, pod, pod_uid = fields.text("node"), fields.text("pod"), fields.text("pod_uid")
+    enrolment = Enrolment(
+        issuer, subject, node, pod, pod_uid, fields.number("issued"), fields.number("expires")
+    )
+    fields.end()
+    if enrolment.encode() != text:
+        raise FormatError("enrolment is not in canonical form")
+    return enrolment
 
 
 def _digest(entries: tuple[Entry, ...]) -> bytes:
-    return sealing.digest(
-        sealing.lengths(
-            part.encode()
-            for one in entries
-            for part in (one.kind.value, one.value, one.note, one.added)
-        )
-    )
+    return sealing.digest(sealing.lengths(part.encode() for one in entries for part in _parts(one)))
+
+
+def _parts(entry: Entry) -> tuple[str, ...]:
+    # The kind comes first and says how many follow, so that no two lists give the same parts.
+    parts = (entry.kind.value, entry.value, entry.note, entry.added)
+    return parts if entry.enrolment is None else (*parts, entry.enrolment.encode())

@@ -97,9 +97,13 @@ def read_state(connection: Connection, keys: Keys, *, where: str) -> State:
 def _read_accepted(connection: Connection) -> Accepted:
     # A database of the first schema that is only verified has no such table. Who drops it from a
     # later one gains nothing: the state row binds what was in it.
-    if not inspect(connection).has_table(schema.accepted.name):
+    inspector = inspect(connection)
+    if not inspector.has_table(schema.accepted.name):
         return Accepted()
-    rows = connection.execute(select(schema.accepted)).all()
+    # Nor has one of the second schema the last column; an entry without it is none of a token's.
+    there = {column["name"] for column in inspector.get_columns(schema.accepted.name)}
+    columns = [column for column in schema.accepted.c if column.name in there]
+    rows = connection.execute(select(*columns)).all()
     try:
         return Accepted(tuple(stored_entry(*row) for row in rows))
     except FormatError as error:

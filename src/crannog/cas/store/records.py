@@ -38,6 +38,8 @@ class Event(Enum):
     MINIMUM_LEVEL_CHANGED = "minimum level changed"
     LAS_ENROLLED = "LAS enrolled"
     LAS_REMOVED = "LAS removed"
+    LAS_READMITTED = "LAS readmitted"
+    LAS_REFUSED = "LAS enrolment refused"
     LAUNCHER_ACCEPTED = "launcher accepted"
     LAUNCHER_REMOVED = "launcher removed"
     LAUNCHERS_CLEARED = "launcher list cleared"

@@ -20,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 from sqlalchemy.engine import Connection
@@ -95,6 +96,7 @@ accepted = Table(
     Column("value", String(64), primary_key=True),
     Column("note", String(200), nullable=False),
     Column("added", String(32), nullable=False),
+    Column("enrolment", Text, nullable=False, server_default=""),
 )
 
 _SCRIPTS = Path(__file__).parent

@@ -220,6 +220,24 @@ class Store:
 
         self._writer.submit(apply)
 
+    def change_accepted(self, change: Callable[[Accepted], tuple[Accepted, Record | None, T]]) -> T:
+        """Change whom the CAS trusts by a function of the list as it is when it is written.
+
+        Args:
+            change: gives the next list, its line in the audit log, and what to return. Where it
+                gives the same list and no line nothing is written. What it raises changes nothing.
+        """
+
+        def apply(batch: Batch) -> T:
+            accepted, record, result = change(batch.accepted)
+            if accepted is not batch.accepted:
+                batch.set_accepted(accepted)
+            if record is not None:
+                batch.add_record(record)
+            return result
+
+        return self._writer.submit(apply)
+
     def withdraw(self, kind: Kind, value: str, record: Record, *, keep: int = 0) -> None:
         """Take an entry back.
 

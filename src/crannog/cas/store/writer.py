@@ -282,7 +282,13 @@ class Writer:
         # Bounded and rarely changed: written whole, so that the rows are what the MAC was made of.
         connection.execute(_DROP_ACCEPTED)
         rows = [
-            {"kind": one.kind.value, "value": one.value, "note": one.note, "added": one.added}
+            {
+                "kind": one.kind.value,
+                "value": one.value,
+                "note": one.note,
+                "added": one.added,
+                "enrolment": "" if one.enrolment is None else one.enrolment.encode(),
+            }
             for one in state.accepted.entries
         ]
         if rows:

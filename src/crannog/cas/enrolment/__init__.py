@@ -1,0 +1,1 @@
+"""Enrolment of LASes by Kubernetes service account tokens (docs/formats/enrolment.md)."""
