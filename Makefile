@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINE ?= docker
 BASE ?=
+CLUSTER ?= crannog
+NODES ?= 2
 
-.PHONY: dev demo images test lint format bench clean help
+.PHONY: dev demo images test lint format bench clean help \
+	cluster cluster-down test-cluster bench-cluster
 help:  ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml uv.lock tools/setup.sh
 	@PYTHON="$(PYTHON)" sh tools/setup.sh "$(VENV)"
@@ -37,6 +40,18 @@ format: $(STAMP)  ## rewrite the sources in the house's format
 
 bench: $(STAMP)  ## measure; a table, and JSON in bench/out
 	@$(BIN)/python -m bench
+
+cluster: $(STAMP)  ## a Kubernetes cluster on this machine, as root: CLUSTER=name NODES=2
+	@$(BIN)/python -m tests.cluster.local --name "$(CLUSTER)" up --nodes "$(NODES)"
+
+cluster-down: $(STAMP)  ## remove every trace of it
+	@$(BIN)/python -m tests.cluster.local --name "$(CLUSTER)" down
+
+test-cluster: $(STAMP)  ## the cluster tests: on KUBECONFIG's cluster, or one made for them
+	@$(BIN)/python -m pytest tests/cluster
+
+bench-cluster: $(STAMP)  ## measure on a cluster; a table, and JSON in bench/out
+	@$(BIN)/python -m bench.cluster
 
 clean:  ## remove what was set up
 	rm -rf $(VENV) bench/out build

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from images.build import build_images
 
+from tests.cluster.local import programs
+from tests.cluster.local.cluster import attach, down, remove_dead, up
 from tests.cluster.outside import OutsideCas
-from tests.cluster.rig import Cluster, given_cluster
+from tests.cluster.rig import Cluster, given_cluster, local_cluster
 from tests.containers import artifacts as made
 from tests.containers import base
 from tests.containers.rig import RUN, Engine, is_dead, remove_everything, why_not
@@ -45,7 +47,19 @@ def cluster(cluster_engine: Engine) -> Iterator[Cluster]:
             pytest.skip("KUBECONFIG names a cluster, but CRANNOG_TEST_REGISTRY no registry")
         yield given_cluster(registry, cluster_engine)
         return
-    pytest.skip("no KUBECONFIG")
+    named = os.environ.get("CRANNOG_TEST_CLUSTER")
+    if named:
+        yield local_cluster(attach(named), cluster_engine)
+        return
+    reason = programs.why_not()
+    if reason:
+        pytest.skip(reason)
+    remove_dead(is_dead)
+    local = up(RUN)
+    try:
+        yield local_cluster(local, cluster_engine)
+    finally:
+        down(RUN)
 
 
 @pytest.fixture

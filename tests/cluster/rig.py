@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeVar
 
+from tests.cluster.local.cluster import LocalCluster
 from tests.containers.rig import Engine
 
 SECONDS = 120.0
@@ -30,31 +31,6 @@ class CommandFailed(AssertionError):
 
 class TimedOut(AssertionError):
     """What was waited for did not come about; the text has what was seen last."""
-
-
-class LocalCluster(Protocol):
-    """What a cluster of this machine can do besides: reach into its nodes, and break them.
-
-    Attributes:
-        name: the cluster's name.
-        state: the directory of everything it wrote, with `NODE/log/COMPONENT.log` in it.
-        address: where the user sits, as nodes and pods see it; a CAS outside listens there.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> Path: ...
-    @property
-    def address(self) -> str: ...
-    def components(self, node: str) -> tuple[str, ...]: ...
-    def on_node(
-        self, node: str, *command: str, check: bool = True
-    ) -> subprocess.CompletedProcess[str]: ...
-    def kill(self, node: str, component: str) -> None: ...
-    def start(self, node: str, component: str) -> None: ...
-    def stop_node(self, node: str) -> None: ...
-    def start_node(self, node: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +226,19 @@ class Cluster:
         """The stdout of a command as root on a node; only on a cluster of this machine."""
         assert self.local is not None
         return self.local.on_node(node, *command, check=check).stdout
+
+
+def local_cluster(local: LocalCluster, engine: Engine) -> Cluster:
+    """A cluster of this machine as the tests use it."""
+    return Cluster(
+        local.nodes,
+        local.shape.registry,
+        engine,
+        local.address,
+        local.within,
+        local.environment,
+        local,
+    )
 
 
 def given_cluster(registry: str, engine: Engine) -> Cluster:

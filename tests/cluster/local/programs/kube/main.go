@@ -1,10 +1,11 @@
-// Every Kubernetes component in one program, chosen by the first argument.
+// Every Kubernetes component in one program, chosen by the name it is called by.
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/cli"
@@ -29,10 +30,10 @@ var components = map[string]func() *cobra.Command{
 }
 
 func main() {
-	if len(os.Args) < 2 || components[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: kube COMPONENT [flags]")
+	name := filepath.Base(os.Args[0])
+	if components[name] == nil {
+		fmt.Fprintf(os.Stderr, "kube: called as %q, which is no component of Kubernetes\n", name)
 		os.Exit(2)
 	}
-	os.Args = os.Args[1:]
-	os.Exit(cli.Run(components[os.Args[0]]()))
+	os.Exit(cli.Run(components[name]()))
 }

@@ -1,0 +1,1 @@
+"""A Kubernetes cluster of several nodes on one Linux machine, for development and tests."""
