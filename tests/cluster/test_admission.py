@@ -1,0 +1,424 @@
+"""The admission policy of the chart `las`: each rule refuses with its own message.
+
+The chart is installed with a label of the test's own and on no node, so that nothing but the policy
+is there, and only for the test's namespaces.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.cluster.rig import Cluster
+from tests.tutorial.seed import bash_blocks, seed_text
+
+CHART = Path(__file__).parent.parent.parent / "charts" / "las"
+PAUSE = "import signal; signal.sigwait({signal.SIGTERM})"
+
+Change = Callable[[dict[str, Any]], None]
+
+
+class Policy(NamedTuple):
+    """A cluster with the policy, and the label that makes it effective."""
+
+    cluster: Cluster
+    label: str
+
+
+class Rule(NamedTuple):
+    """What is forbidden: how a pod's spec gets it, and what the message begins with."""
+
+    name: str
+    message: str
+    change: Change
+
+
+def _container(**fields: Any) -> Change:
+    return lambda spec: spec["containers"][0].update(fields)
+
+
+def _spec(**fields: Any) -> Change:
+    return lambda spec: spec.update(fields)
+
+
+def _mount(path: str) -> Change:
+    def change(spec: dict[str, Any]) -> None:
+        spec["volumes"] = [{"name": "data", "emptyDir": {}}]
+        spec["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": path}]
+
+    return change
+
+
+def _init(**fields: Any) -> Change:
+    def change(spec: dict[str, Any]) -> None:
+        first = copy.deepcopy(spec["containers"][0])
+        spec["initContainers"] = [first | {"name": "first"} | fields]
+
+    return change
+
+
+def _unmasked(spec: dict[str, Any]) -> None:
+    spec["hostUsers"] = False  # the API server's own condition
+    spec["containers"][0]["securityContext"] = {"procMount": "Unmasked"}
+
+
+_EXEC = {"exec": {"command": ["true"]}}
+_AT = "volumeMounts.mountPath: a volume at or above /run"
+_BELOW = "volumeMounts.mountPath: /run/crannog is where"
+_PLAIN = "volumeMounts.mountPath: expected an absolute path"
+_LOCALHOST = {"seccompProfile": {"type": "Localhost", "localhostProfile": "mine.json"}}
+FORBIDDEN = (
+    Rule(
+        "share-process-namespace",
+        "shareProcessNamespace: is true",
+        _spec(shareProcessNamespace=True),
+    ),
+    Rule("host-pid", "hostPID: is true", _spec(hostPID=True)),
+    Rule("host-ipc", "hostIPC: is true", _spec(hostIPC=True)),
+    Rule(
+        "privileged",
+        "securityContext.privileged: is true",
+        _container(securityContext={"privileged": True}),
+    ),
+    Rule(
+        "privileged-init",
+        "securityContext.privileged: is true",
+        _init(securityContext={"privileged": True}),
+    ),
+    Rule(
+        "ptrace",
+        "securityContext.capabilities.add:",
+        _container(securityContext={"capabilities": {"add": ["SYS_PTRACE"]}}),
+    ),
+    Rule(
+        "all-capabilities",
+        "securityContext.capabilities.add:",
+        _container(securityContext={"capabilities": {"add": ["ALL"]}}),
+    ),
+    Rule(
+        "capability-by-its-other-name",
+        "securityContext.capabilities.add:",
+        _container(securityContext={"capabilities": {"add": ["CAP_SYS_ADMIN"]}}),
+    ),
+    Rule("unmasked-proc", "securityContext.procMount: is Unmasked", _unmasked),
+    Rule(
+        "localhost-seccomp",
+        "seccompProfile.type: is Localhost",
+        _container(securityContext=_LOCALHOST),
+    ),
+    Rule(
+        "localhost-seccomp-of-the-pod",
+        "seccompProfile.type: is Localhost",
+        _spec(securityContext=_LOCALHOST),
+    ),
+    Rule(
+        "liveness-exec",
+        "livenessProbe, readinessProbe, startupProbe: exec",
+        _container(livenessProbe=_EXEC),
+    ),
+    Rule(
+        "readiness-exec",
+        "livenessProbe, readinessProbe, startupProbe: exec",
+        _container(readinessProbe=_EXEC),
+    ),
+    Rule(
+        "startup-exec",
+        "livenessProbe, readinessProbe, startupProbe: exec",
+        _container(startupProbe=_EXEC),
+    ),
+    Rule("post-start", "lifecycle: an exec hook", _container(lifecycle={"postStart": _EXEC})),
+    Rule("pre-stop", "lifecycle: an exec hook", _container(lifecycle={"preStop": _EXEC})),
+    Rule(
+        "sidecar-hook",
+        "lifecycle: an exec hook",
+        _init(restartPolicy="Always", lifecycle={"preStop": _EXEC}),
+    ),
+    Rule(
+        "host-path",
+        "volumes: hostPath",
+        _spec(volumes=[{"name": "node", "hostPath": {"path": "/"}}]),
+    ),
+    *(
+        Rule(f"volume-at-{path}", _AT, _mount(path))
+        for path in (
+            "/",
+            "/run",
+            "/run/",
+            "/var/run",
+            "/var",
+            "/etc",
+            "/usr",
+            "/usr/lib",
+            "/lib",
+            "/lib64",
+            "/dev",
+            "/bin",
+            "/proc",
+        )
+    ),
+    Rule("volume-over-the-launcher", _BELOW, _mount("/run/crannog/launcher")),
+    Rule("volume-beside-the-launcher", _BELOW, _mount("/var/run/crannog")),
+    Rule("volume-in-proc", _BELOW, _mount("/proc/self")),
+    Rule("volume-by-dots", _PLAIN, _mount("/data/../run")),
+    Rule("volume-by-slashes", _PLAIN, _mount("//run")),
+    Rule("volume-without-root", _PLAIN, _mount("run")),
+)
+ALLOWED = (
+    Rule("plain", "", lambda spec: None),
+    Rule("http-probe", "", _container(readinessProbe={"httpGet": {"path": "/", "port": 8080}})),
+    Rule("sleep-hook", "", _container(lifecycle={"preStop": {"sleep": {"seconds": 1}}})),
+    Rule(
+        "usual-capability",
+        "",
+        _container(
+            securityContext={"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}
+        ),
+    ),
+    Rule(
+        "runtime-default-seccomp",
+        "",
+        _spec(securityContext={"seccompProfile": {"type": "RuntimeDefault"}}),
+    ),
+    *(
+        Rule(f"volume-at-{path}", "", _mount(path))
+        for path in ("/data", "/etc/nginx", "/dev/shm", "/var/lib/app", "/running", "/run/app")
+    ),
+    Rule("host-network", "", _spec(hostNetwork=True)),
+)
+
+
+@pytest.fixture(scope="module")
+def policy(cluster: Cluster) -> Iterator[Policy]:
+    """The chart's policy, effective in namespaces that have a label of this run."""
+    run = secrets.token_hex(4)
+    release, label = f"admission-{run}", f"crannog-test-{run}/protected"
+    cluster.kubectl("create", "namespace", release)
+    try:
+        cluster.helm(
+            *("install", release, str(CHART), "-n", release, "--set", "image=nobody.invalid/las"),
+            *("--set", f"admissionPolicy.label={label}", "--set", "nodeSelector.nowhere=here"),
+        )
+        probe = f"{release}-probe"
+        cluster.kubectl("create", "namespace", probe)
+        cluster.kubectl("label", "namespace", probe, f"{label}=true")
+        try:
+            refused = json.dumps(_pod("host-pid", FORBIDDEN[1].change))
+            # The API server notices a new policy after a moment.
+            cluster.wait(
+                lambda: (
+                    cluster.kubectl(
+                        *("create", "-n", probe, "--dry-run=server", "-f", "-"),
+                        input=refused,
+                        check=False,
+                    ).returncode
+                ),
+                "the policy to be effective",
+            )
+        finally:
+            cluster.kubectl("delete", "namespace", probe, "--wait=false")
+        yield Policy(cluster, label)
+    finally:
+        cluster.helm("uninstall", release, "-n", release, check=False)
+        cluster.kubectl("delete", "namespace", release, "--wait=false", check=False)
+
+
+@pytest.fixture
+def protected(policy: Policy, namespace: str) -> str:
+    """A namespace with the label."""
+    policy.cluster.kubectl("label", "namespace", namespace, f"{policy.label}=true")
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def protected_once(policy: Policy) -> Iterator[str]:
+    """A namespace with the label, for tests that leave nothing in it."""
+    name = f"test-{secrets.token_hex(4)}"
+    policy.cluster.kubectl("create", "namespace", name)
+    policy.cluster.kubectl("label", "namespace", name, f"{policy.label}=true")
+    yield name
+    policy.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def _pod(name: str, change: Change) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "containers": [{"name": "app", "image": "nobody.invalid/app"}],
+    }
+    change(spec)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def _names(rules: tuple[Rule, ...]) -> list[str]:
+    return [rule.name for rule in rules]
+
+
+@pytest.fixture(scope="module", params=[(), ("--dry-run=server",)], ids=["for-real", "dry-run"])
+def said(request: pytest.FixtureRequest, policy: Policy, protected_once: str) -> list[str]:
+    """What the API server says of each forbidden pod, in their order; "" of one that it takes."""
+    pods = [_pod(f"pod-{number}", rule.change) for number, rule in enumerate(FORBIDDEN)]
+    done = policy.cluster.kubectl(
+        *("create", "-n", protected_once, *request.param, "-f", "-"),
+        input=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}),
+        check=False,
+    )
+    assert not policy.cluster.pods(protected_once)
+    lines = done.stderr.splitlines()
+    return [
+        next((line for line in lines if f'pods "pod-{number}" is forbidden' in line), "")
+        for number in range(len(pods))
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(FORBIDDEN)), ids=_names(FORBIDDEN))
+def test_a_pod_is_refused(said: list[str], number: int) -> None:
+    assert f"denied request: {FORBIDDEN[number].message}" in said[number]
+
+
+def test_usual_pods_are_admitted(policy: Policy, protected_once: str) -> None:
+    pods = [_pod(rule.name.replace("/", "-").lower(), rule.change) for rule in ALLOWED]
+    policy.cluster.kubectl(
+        *("create", "-n", protected_once, "--dry-run=server", "-f", "-"),
+        input=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}),
+    )
+
+
+def test_the_api_server_finds_no_fault_with_the_expressions(policy: Policy) -> None:
+    for found in policy.cluster.get("validatingadmissionpolicies")["items"]:
+        labels = found["metadata"].get("labels") or {}
+        if str(labels.get("app.kubernetes.io/instance", "")).startswith("admission-"):
+            status = policy.cluster.wait(
+                lambda name=found["metadata"]["name"]: policy.cluster.get(  # type: ignore[misc]
+                    "validatingadmissionpolicy", name
+                ).get("status"),
+                "the policy's type check",
+            )
+            assert status is not None
+            assert not status.get("typeChecking", {}).get("expressionWarnings"), status
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "Job", "CronJob"])
+def test_whoever_applies_a_workload_hears_the_reason(
+    policy: Policy, protected_once: str, kind: str
+) -> None:
+    for rule in (FORBIDDEN[0], ALLOWED[0]):
+        manifest = json.dumps(_workload(kind, rule.change))
+        done = policy.cluster.kubectl(
+            *("create", "-n", protected_once, "--dry-run=server", "-f", "-"),
+            input=manifest,
+            check=False,
+        )
+        assert (done.returncode != 0) == bool(rule.message), done.stderr
+        assert rule.message in done.stderr
+
+
+def test_nothing_is_refused_without_the_label(policy: Policy, namespace: str) -> None:
+    for rule in FORBIDDEN[:6]:
+        manifest = json.dumps(_pod("free", rule.change))
+        policy.cluster.kubectl(
+            "create", "-n", namespace, "--dry-run=server", "-f", "-", input=manifest
+        )
+
+
+def test_what_was_there_before_the_label_can_be_scaled_and_removed(
+    policy: Policy, namespace: str
+) -> None:
+    cluster = policy.cluster
+    cluster.apply(json.dumps(_workload("Deployment", FORBIDDEN[0].change)), namespace)
+    cluster.kubectl("label", "namespace", namespace, f"{policy.label}=true")
+    cluster.kubectl("scale", "deployment/refused", "--replicas=0", "-n", namespace)
+    changed = cluster.kubectl(
+        *("set", "image", "deployment/refused", "app=nobody.invalid/other", "-n", namespace),
+        check=False,
+    )
+    assert "shareProcessNamespace: is true" in changed.stderr
+    cluster.kubectl("delete", "deployment/refused", "-n", namespace)
+
+
+def test_exec_attach_cp_and_debug_are_refused_in_a_running_pod(
+    policy: Policy, protected: str, cluster_images: dict[str, str]
+) -> None:
+    cluster = policy.cluster
+
+    def running(spec: dict[str, Any]) -> None:
+        spec["containers"][0].update(
+            image=cluster_images["python"], command=["python3", "-c", PAUSE], stdin=True
+        )
+        spec["terminationGracePeriodSeconds"] = 1
+
+    cluster.apply(json.dumps(_pod("app", running)), protected)
+    cluster.kubectl("wait", "pod/app", "--for=condition=Ready", "--timeout=90s", "-n", protected)
+    for arguments, message in (
+        (("exec", "app", "--", "true"), "pods/exec starts a process beside the program"),
+        (("cp", "app:/etc/hostname", "/dev/null"), "pods/exec starts a process beside the program"),
+        (("attach", "app"), "pods/attach reads and writes"),
+        (
+            ("debug", "app", "--image", cluster_images["python"], "--", "true"),
+            "ephemeralContainers: one joins a running pod",
+        ),
+        (
+            ("debug", "app", "--image", cluster_images["python"], "--target=app", "--", "true"),
+            "ephemeralContainers: one joins a running pod",
+        ),
+    ):
+        done = cluster.kubectl(
+            arguments[0], "-n", protected, *arguments[1:], check=False, timeout=30
+        )
+        assert done.returncode != 0, arguments
+        assert message in done.stderr, arguments
+    assert not cluster.get("pod", "app", "-n", protected)["spec"].get("ephemeralContainers")
+    # What the tutorial needs of a running pod is not refused.
+    cluster.kubectl("logs", "app", "-n", protected)
+
+
+def test_the_tutorials_manifests_are_admitted(policy: Policy, protected_once: str) -> None:
+    values = {
+        "IMAGE": "nobody.invalid/app",
+        "SCONE_CAS_ADDR": "cas.example",
+        "NS": "HelloWorld-1-2",
+    }
+    manifests = [text for text in tutorial_manifests(values) if "kind:" in text]
+    assert len(manifests) == 5
+    for manifest in manifests:
+        policy.cluster.kubectl(
+            "create", "-n", protected_once, "--dry-run=server", "-f", "-", input=manifest
+        )
+
+
+def tutorial_manifests(values: dict[str, str]) -> Iterator[str]:
+    """The seed's Kubernetes manifests as the tutorial's shell would write them."""
+    for block in bash_blocks(seed_text()):
+        if "apiVersion:" not in block:
+            continue
+        body = block.split("EOF\n", 1)[1].split("\nEOF", 1)[0]
+        for name, value in values.items():
+            body = body.replace(f"${name}", value)
+        yield body + "\n"
+
+
+def _workload(kind: str, change: Change) -> dict[str, Any]:
+    pod = _pod("refused", change)
+    labels = {"app": "refused"}
+    template = {"metadata": {"labels": labels}, "spec": pod["spec"]}
+    spec: dict[str, Any]
+    if kind in ("Job", "CronJob"):
+        pod["spec"]["restartPolicy"] = "Never"
+        spec = {"template": template}
+        if kind == "CronJob":
+            spec = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": spec}}
+    else:
+        spec = {"selector": {"matchLabels": labels}, "template": template}
+        if kind == "StatefulSet":
+            spec["serviceName"] = "refused"
+    group = "batch" if kind in ("Job", "CronJob") else "apps"
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": kind,
+        "metadata": {"name": "refused"},
+        "spec": spec,
+    }
