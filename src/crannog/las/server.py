@@ -20,7 +20,6 @@ from crannog.exchange.las import LasServer as LasEnd
 from crannog.exchange.refusal import Refusal
 from crannog.las.answers import SIMULATION, Answers, Asker, Vouching
 from crannog.las.key import KEY_FILE, load_key
-from crannog.las.pace import Pace
 from crannog.las.peer import Connected, CredentialStream, ask_for_senders
 from crannog.las.quoting import OVER_TCP
 from crannog.las.release import Launchers, OneLauncher, Releases, place
@@ -32,6 +31,7 @@ from crannog.linux.process import forbid_core_dumps
 from crannog.transport.framed import feed
 from crannog.transport.listener import Listener, Slot, tcp_socket, unix_socket
 from crannog.transport.log import Log, Sparse, server_log
+from crannog.transport.pace import Pace
 from crannog.transport.stream import Deadline, SocketStream
 
 MESSAGES_PER_CONNECTION = 16

@@ -147,7 +147,8 @@ class Witness:
 
 
 def _first(reasons: tuple[str, ...]) -> tuple[str, ...]:
-    """The first reasons, and how many more there are."""
+    """The first reasons, each once, and how many more there are."""
+    reasons = tuple(dict.fromkeys(reasons))
     if len(reasons) <= _MOST_REASONS:
         return reasons
     return (*reasons[:_MOST_REASONS], f"{len(reasons) - _MOST_REASONS} more")

@@ -25,7 +25,8 @@ from crannog.las.told import told
 from crannog.las.witness import Node, Told, judge
 
 DIRECTORY = Path(__file__).parent / "recorded"
-ENGINES = ("docker", "podman")
+ENGINES = ("docker", "podman", "containerd", "containerd-2")
+"""Of which there is a record; the last two are the kubelet's, by two versions."""
 DEVICE = "254:0"
 DIGEST = b"d" * 32
 LOADER = FileId(65024, 770613)
@@ -61,7 +62,7 @@ class Case(NamedTuple):
 
     def with_mounts(self, change: Callable[[str], str]) -> Case:
         """The live mount table's text changed."""
-        text = change(_read(self.record.container.engine, "proc-mountinfo").decode())
+        text = change(_read(_recorded(self.record.state.id), "proc-mountinfo").decode())
         return self.with_facts(mounts=parse_mounts(text.encode()))
 
 
@@ -79,7 +80,7 @@ def genuine(engine: str, change: Callable[[Document], object] | None = None) -> 
         bends=(),
         oci=oci,
         state=state,
-        container=Container(engine, state.id),
+        container=Container(engine.partition("-")[0], state.id),
     )
     facts = Facts(
         pid=state.pid,
@@ -120,16 +121,29 @@ def document(engine: str) -> Document:
 def install(engine: str, root: Path) -> str:
     """The record's files below `root`, where the engine keeps them; the container's id."""
     container = parse_runc_state(_read(engine, "state.json")).id
-    if engine == "docker":
-        bundle = f"run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{container}"
+    if engine != "podman":
+        tasks = "io.containerd.runtime.v2.task"
+        if engine == "docker":
+            bundle = f"run/docker/containerd/daemon/{tasks}/moby/{container}"
+            states = "run/docker/runtime-runc/moby"
+        else:
+            bundle = f"run/containerd/{tasks}/k8s.io/{container}"
+            states = "run/containerd/runc/k8s.io"
         places = {
             "config.json": bundle,
             "init.pid": bundle,
             "options.json": bundle,
-            "shim-binary-path": bundle,
-            "state.json": f"run/docker/runtime-runc/moby/{container}",
-            "config.v2.json": f"var/lib/docker/containers/{container}",
+            "state.json": f"{states}/{container}",
         }
+        if engine == "containerd-2":
+            places["sandbox"] = bundle
+            shared = root / bundle / ".." / _read(engine, "sandbox").decode()
+            shared.mkdir(parents=True)
+            (shared / "shim-binary-path").write_bytes(_read(engine, "sandbox-shim-binary-path"))
+        else:
+            places["shim-binary-path"] = bundle
+        if engine == "docker":
+            places["config.v2.json"] = f"var/lib/docker/containers/{container}"
     else:
         storage = "containers/storage/overlay-containers"
         places = {
@@ -142,6 +156,14 @@ def install(engine: str, root: Path) -> str:
         (root / directory).mkdir(parents=True, exist_ok=True)
         (root / directory / name).write_bytes(_read(engine, name))
     return container
+
+
+def _recorded(container: str) -> str:
+    """The engine whose recorded container has this id."""
+    for engine in ENGINES:
+        if parse_runc_state(_read(engine, "state.json")).id == container:
+            return engine
+    raise LookupError(container)
 
 
 def _read(engine: str, name: str) -> bytes:

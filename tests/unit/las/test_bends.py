@@ -66,9 +66,23 @@ def test_a_seccomp_action_that_is_listed(engine: str, action: str) -> None:
     assert genuine(engine, _rule(action=action)).reasons() == ()
 
 
+@pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_no_seccomp_profile(engine: str) -> None:
     case = genuine(engine, lambda config: config["linux"].pop("seccomp"))
-    refused(case, "no seccomp profile")
+    refused(case, "the container has no seccomp profile")
+
+
+@pytest.mark.parametrize("engine", ["containerd", "containerd-2"])
+def test_no_seccomp_profile_is_what_kubernetes_gives(engine: str) -> None:
+    case = genuine(engine, lambda config: config["linux"].pop("seccomp"))
+    without = case.facts.status._replace(filters=0)
+    assert case.with_facts(status=without).reasons() == ()
+
+
+@pytest.mark.parametrize("engine", ["containerd", "containerd-2"])
+def test_a_filter_where_no_profile_is_recorded(engine: str) -> None:
+    case = genuine(engine, lambda config: config["linux"].pop("seccomp"))
+    refused(case, "the process has 1 seccomp filters more than the node's init, expected 0")
 
 
 @pytest.mark.parametrize("name", ["listenerPath", "listenerMetadata"])

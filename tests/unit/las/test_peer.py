@@ -23,13 +23,13 @@ from crannog.evidence.statement import METHOD_LAS_UNIX
 from crannog.exchange.las import LasClient, Quoted, QuoteRequest
 from crannog.las.answers import EARLY, Answers, Asker, Vouching
 from crannog.las.key import load_key
-from crannog.las.pace import Pace
 from crannog.las.peer import Acknowledged, Connected, CredentialStream, ask_for_senders
 from crannog.las.process import Process
 from crannog.las.vouching import Run, Verdict
 from crannog.runtime.witness import stated
 from crannog.transport.las_client import LasConnection
 from crannog.transport.log import server_log
+from crannog.transport.pace import Pace
 from crannog.transport.stream import Deadline, TimedOut
 from tests.unit.las.test_server import REQUEST, Las
 

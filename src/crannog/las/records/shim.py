@@ -1,11 +1,13 @@
 """A container in the directory of a containerd shim: what containerd and Docker have in common.
 
-Files of a bundle: config.json, init.pid, options.json, runtime, shim-binary-path (containerd 1.5 to
-2). Decides which program runs the container, by list; unknown is named, not guessed.
+Files of a bundle: config.json, init.pid, options.json, runtime, shim-binary-path. With containerd 2
+the containers of a pod share their sandbox's shim: theirs have `sandbox`, its id, instead of the last.
+Decides which program runs the container, by list; unknown is named, not guessed.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from crannog.errors import Denied, FormatError
@@ -17,6 +19,8 @@ from crannog.wire import parse_object
 
 _SHIMS = ("containerd-shim-runc-v2",)
 _SMALL = 64 * 1024
+_ID = re.compile(r"[0-9a-f]{64}")
+_SANDBOX = "io.kubernetes.cri.sandbox-id"
 # Options of io.containerd.runc.v2 that say where things are, and no more.
 _OPTIONS = (
     "root",
@@ -52,14 +56,15 @@ def read_bundle(tree: Tree, path: str) -> Bundle | None:
     if config is None:
         return None
     pid = parse_pid(required(tree, f"{path}/init.pid"))
-    shim = required(tree, f"{path}/shim-binary-path").decode("utf-8", "replace").strip()
+    oci = parse_oci(config)
     bends: list[str] = []
+    shim = _shim(tree, path, oci, bends)
     if shim.rpartition("/")[2] not in _SHIMS:
         bends.append(f"the container's shim is {shim[:200]!r}, expected {_SHIMS[0]}")
     # Missing where a runtime has none to give; then the shim takes runc.
     options = tree.read(f"{path}/options.json", limit=_SMALL)
     runtime, more = _options(options)
-    return Bundle(path, pid, runtime, (*bends, *more, *traces(tree, path)), parse_oci(config))
+    return Bundle(path, pid, runtime, (*bends, *more, *traces(tree, path)), oci)
 
 
 def read_state(tree: Tree, roots: tuple[str, ...], container: str) -> State:
@@ -104,6 +109,22 @@ def parse_pid(data: bytes) -> int:
     if not text.isdigit() or len(text) > 10 or int(text) == 0:
         raise FormatError("the record's pid file does not hold a process id")
     return int(text)
+
+
+def _shim(tree: Tree, path: str, oci: Oci, bends: list[str]) -> str:
+    """The path of the program that the container's shim is."""
+    data = tree.read(f"{path}/shim-binary-path", limit=_SMALL)
+    if data is None:
+        told = tree.read(f"{path}/sandbox", limit=_SMALL)
+        if told is None:
+            raise Denied(f"{path}/shim-binary-path is missing in the record")
+        sandbox = told.decode("utf-8", "replace").strip()
+        if _ID.fullmatch(sandbox) is None:
+            raise FormatError("the record's sandbox is not a container's id")
+        if dict(oci.annotations).get(_SANDBOX) != sandbox:
+            bends.append("the container's shim is another sandbox's than the record names")
+        data = required(tree, f"{path.rpartition('/')[0]}/{sandbox}/shim-binary-path")
+    return data.decode("utf-8", "replace").strip()
 
 
 def _options(data: bytes | None) -> tuple[str, tuple[str, ...]]:
