@@ -1,71 +1,80 @@
 #!/usr/bin/env bash
-# The tutorial "SCONE on Kubernetes", executed with containers on one machine: its order, its names,
-# its four programs. Each reply is compared exactly.
+# The tutorial "SCONE on Kubernetes", executed: its order, its names, its four programs, each reply
+# compared exactly. Where the programs run is the other two files' business: on_kubernetes.sh, or
+# on_containers.sh with --containers.
 set -euo pipefail
 
 usage() {
-    cat <<'EOF'
-usage: [NAME=VALUE...] run_hello_world.sh [--help]
+    cat <<'EOT'
+usage: [NAME=VALUE...] run_hello_world.sh [--containers] [--help]
 
-Runs the tutorial's four programs in containers of this machine and compares each reply: Hello World!,
-attested, with TLS certificates that the CAS generated, and with encrypted source code. Ends with
-"All tests were successful.", or says what failed and what to do. Removes what it made.
+Runs the tutorial's four programs and compares each reply: Hello World!, attested, with TLS
+certificates that the CAS generated, and with encrypted source code. Ends with "All tests were
+successful.", or says what failed and what to do. Removes what it made, also when it is interrupted.
 
-  DOCKER           the engine: docker, podman (default: the one of them that answers `info`)
+Without an option the programs run in the current Kubernetes context, in a namespace of their own;
+with --containers as containers of this machine. The trust level is simulation unless SCONE_CAS_ADDR
+names a CAS that knows the nodes: nothing is proved to anybody.
+
+For both:
+  DOCKER           the engine that builds: docker, podman (default: the one that answers `info`)
   BASE_IMAGE       the curated image (default: crannog/python; `make images` builds it)
-  PLATFORM         images: CAS and LAS as containers (default)
-                   up:     `crannog up` on this machine; it needs ports 8081, 18765 and 18766
-                   given:  the CAS and LAS of the next two (default where SCONE_CAS_ADDR is set)
-  SCONE_CAS_ADDR   address of the CAS, without a port, for this machine and for containers
-  SCONE_LAS_ADDR   address of the LAS, without a port, for containers (default: SCONE_CAS_ADDR)
+  CLI_IMAGE        the image whose `scone fspf` encrypts (default: BASE_IMAGE)
+  SCONE_CAS_ADDR   address of the CAS, without a port, for programs and for this machine
+                   (default: one is started)
+  SCONE_LAS_ADDR   address of the LAS, without a port, for programs
   CAS_IMAGE        the CAS's image (default: crannog/cas)
   LAS_IMAGE        the LAS's image (default: crannog/las)
-  CRANNOG          the command for PLATFORM=up (default: crannog)
-  IMAGEREPO        where the built images are pushed, such as localhost:5000/hello-world. They are
-                   built with --pull then, so that BASE_IMAGE has to be in a registry, and stay there
-                   (default: they are not pushed, and are removed at the end)
-  RUN_OPTIONS      further options for every `run`, such as "--ulimit=nofile=1024:4096"
+  IMAGEREPO        where the built images are pushed, such as registry.example/hello-scone. They stay
+                   there
   WAIT             seconds that a program may take to its first reply (default: 60)
+EOT
+    printf '\nOn Kubernetes:\n'
+    kubernetes_usage
+    printf '\nWith --containers:\n'
+    containers_usage
+    cat <<'EOT'
 
-Ports 8080, 8082, 8083 and 8084 of 127.0.0.1 have to be free, as in the tutorial. It needs curl and
-openssl. The trust level is simulation: nothing is proved to anybody.
-EOF
+Ports 8080, 8082, 8083 and 8084 of 127.0.0.1 have to be free, as in the tutorial; on Kubernetes 8081
+as well, where a CAS is started. It needs bash, curl and openssl.
+EOT
 }
 
-case "${1-}" in
-    "") ;;
-    -h | --help)
-        usage
-        exit 0
-        ;;
-    *)
-        usage >&2
-        exit 2
-        ;;
-esac
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=on_kubernetes.sh
+source "$HERE/on_kubernetes.sh"
+# shellcheck source=on_containers.sh
+source "$HERE/on_containers.sh"
+
+PLACE=kubernetes
+for option in "$@"; do
+    case $option in
+        --containers) PLACE=containers ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *)
+            usage >&2
+            exit 2
+            ;;
+    esac
+done
 
 # --- what is used ---------------------------------------------------------------------------------
 
 RUN="hello-scone-$$-$RANDOM"
 BASE_IMAGE=${BASE_IMAGE:-crannog/python}
+CLI_IMAGE=${CLI_IMAGE:-$BASE_IMAGE}
 CAS_IMAGE=${CAS_IMAGE:-crannog/cas}
 LAS_IMAGE=${LAS_IMAGE:-crannog/las}
-CRANNOG=${CRANNOG:-crannog}
 WAIT=${WAIT:-60}
-LOCAL_REPO="localhost/$RUN"
-REPO=${IMAGEREPO:-$LOCAL_REPO}
+REPO=${IMAGEREPO:-localhost/$RUN}
 LABEL="hello-scone-run=$RUN"
-# What the tutorial's manifests do not ask for, its containers do not get.
-HARDENED=(--cap-drop=all --security-opt=no-new-privileges --read-only --user=1000:1000)
 read -r -a RUN_OPTIONS <<<"${RUN_OPTIONS-}"
-if [[ -n ${SCONE_CAS_ADDR-} ]]; then
-    PLATFORM=${PLATFORM:-given}
-else
-    PLATFORM=${PLATFORM:-images}
-fi
 
 WORK=""
-UP=""
+MADE=() # images in the engine
 DOING="nothing yet"
 MITIGATION="see run_hello_world.sh --help"
 
@@ -83,20 +92,6 @@ fail() { # WHAT WAS FOUND [WHAT TO DO]
 
 # --- cleaning up, also when interrupted --------------------------------------------------------------
 
-remove_containers() {
-    local found
-    found=$("$DOCKER" ps --all --quiet --filter "label=$LABEL") || return 0
-    # shellcheck disable=SC2086  # one word for each container
-    [[ -z $found ]] || "$DOCKER" rm --force --volumes "${AT_ONCE[@]}" $found >/dev/null || true
-}
-
-remove_images() {
-    local tag
-    for tag in hello-k8s-scone0.1 hello-k8s-scone0.2 hello-k8s-scone-0.3; do
-        "$DOCKER" rmi --force "$REPO:$tag" >/dev/null 2>&1 || true
-    done
-}
-
 finish() {
     local status=$?
     trap - EXIT
@@ -105,11 +100,9 @@ finish() {
         say "" "FAILED: $DOING" >&2
         say "What to do: $MITIGATION" >&2
     fi
-    if [[ -n $UP ]]; then
-        kill "$UP" 2>/dev/null || true
-        wait "$UP" 2>/dev/null || true
-    fi
     if [[ -n $WORK ]]; then
+        cd /
+        "remove_from_$PLACE"
         remove_containers
         if ((EUID != 0)) && [[ -e $WORK/app_image ]]; then
             # What a container's root made in a volume may belong to root.
@@ -120,6 +113,20 @@ finish() {
         rm -rf "$WORK"
     fi
     exit "$status"
+}
+
+remove_containers() {
+    local found
+    found=$("$DOCKER" ps --all --quiet --filter "label=$LABEL") || return 0
+    # shellcheck disable=SC2086  # one word for each container
+    [[ -z $found ]] || "$DOCKER" rm --force --volumes "${AT_ONCE[@]}" $found >/dev/null || true
+}
+
+remove_images() {
+    local image
+    for image in "${MADE[@]}"; do
+        "$DOCKER" rmi --force "$image" >/dev/null 2>&1 || true
+    done
 }
 
 # --- the engine -------------------------------------------------------------------------------------
@@ -145,94 +152,34 @@ find_engine() {
 
 docker_run() { "$DOCKER" run --label "$LABEL" "${RUN_OPTIONS[@]}" "$@"; }
 
-address_of() { "$DOCKER" inspect -f '{{.NetworkSettings.IPAddress}}' "$1"; }
-
-is_running() { [[ $("$DOCKER" inspect -f '{{.State.Running}}' "$1" 2>/dev/null) == true ]]; }
-
 need_image() { # IMAGE WHERE IT COMES FROM
     "$DOCKER" image inspect "$1" >/dev/null 2>&1 || "$DOCKER" pull "$1" >/dev/null ||
         fail "there is no image $1" "$2"
 }
 
-# --- CAS and LAS ------------------------------------------------------------------------------------
-
-start_platform() {
-    case $PLATFORM in
-        given)
-            [[ -n ${SCONE_CAS_ADDR-} ]] || fail "PLATFORM=given without SCONE_CAS_ADDR"
-            SCONE_LAS_ADDR=${SCONE_LAS_ADDR:-$SCONE_CAS_ADDR}
-            ;;
-        images)
-            need_image "$CAS_IMAGE" "build it with \`make images\`, or set CAS_IMAGE"
-            need_image "$LAS_IMAGE" "build it with \`make images\`, or set LAS_IMAGE"
-            docker_run --detach --name "$RUN-cas" --cap-drop=all --security-opt=no-new-privileges \
-                "$CAS_IMAGE" --minimum-level simulation >/dev/null
-            docker_run --detach --name "$RUN-las" --cap-drop=all --security-opt=no-new-privileges \
-                "$LAS_IMAGE" >/dev/null
-            SCONE_CAS_ADDR=$(address_of "$RUN-cas")
-            SCONE_LAS_ADDR=$(address_of "$RUN-las")
-            ;;
-        up)
-            command -v "$CRANNOG" >/dev/null ||
-                fail "there is no command $CRANNOG" "put .venv/bin into PATH, or set CRANNOG"
-            SCONE_CAS_ADDR=$(host_address)
-            SCONE_LAS_ADDR=$SCONE_CAS_ADDR
-            # Podman's network is there only while a container is in it.
-            docker_run --detach --name "$RUN-network" "${HARDENED[@]}" "$BASE_IMAGE" \
-                sleep 86400 >/dev/null
-            "$CRANNOG" up --listen 0.0.0.0 --state-directory "$WORK/up" >"$WORK/up.log" 2>&1 &
-            UP=$!
-            ;;
-        *)
-            fail "PLATFORM is $PLATFORM, expected images, up or given"
-            ;;
-    esac
+in_a_registry() { # IMAGE: whether its name begins with a registry's
+    local first=${1%%/*}
+    [[ $1 == */* && $first != localhost && ($first == *.* || $first == *:*) ]]
 }
 
-host_address() { # this machine as containers of the engine's default network see it
-    if ((${#AT_ONCE[@]})); then
-        "$DOCKER" network inspect podman -f '{{range .Subnets}}{{.Gateway}}{{end}}'
-    else
-        "$DOCKER" network inspect bridge -f '{{(index .IPAM.Config 0).Gateway}}'
-    fi
+push_image() { # IMAGE
+    step "pushing $1" "see that the registry of IMAGEREPO runs and lets you push"
+    "$DOCKER" push "$1" >"$WORK/push.log" 2>&1 ||
+        { tail -n 20 "$WORK/push.log" >&2; fail "the push failed"; }
 }
-
-wait_for_cas() {
-    local deadline=$((SECONDS + WAIT))
-    until curl -k -s -o "$WORK/version" "https://$SCONE_CAS_ADDR:8081/v1/version"; do
-        if [[ $PLATFORM == images ]] && ! is_running "$RUN-cas"; then
-            "$DOCKER" logs "$RUN-cas" >&2
-            fail "the CAS's container ended"
-        elif [[ $PLATFORM == up ]] && ! kill -0 "$UP" 2>/dev/null; then
-            cat "$WORK/up.log" >&2
-            fail "crannog up ended" "see that ports 8081, 18765 and 18766 are free"
-        elif ((SECONDS >= deadline)); then
-            fail "no CAS answers at https://$SCONE_CAS_ADDR:8081 within $WAIT seconds" \
-                "see that it runs, and that its address is reached from here and from containers"
-        fi
-        sleep 0.2
-    done
-    if [[ $PLATFORM == images ]] && ! is_running "$RUN-las"; then
-        "$DOCKER" logs "$RUN-las" >&2
-        fail "the LAS's container ended"
-    fi
-}
-
-# --- what each step does ----------------------------------------------------------------------------
 
 build_image() { # TAG; sets IMAGE
     IMAGE=$REPO:$1
     step "building $IMAGE" "see what the engine says; BASE_IMAGE is $BASE_IMAGE"
     local pull=()
-    [[ -z ${IMAGEREPO-} ]] || pull=(--pull)
+    [[ -z ${IMAGEREPO-} ]] || ! in_a_registry "$BASE_IMAGE" || pull=(--pull)
     "$DOCKER" build "${pull[@]}" . -t "$IMAGE" >"$WORK/build.log" 2>&1 ||
         { tail -n 20 "$WORK/build.log" >&2; fail "the build failed"; }
-    if [[ -n ${IMAGEREPO-} ]]; then
-        step "pushing $IMAGE" "see that the registry of IMAGEREPO runs and lets you push"
-        "$DOCKER" push "$IMAGE" >"$WORK/push.log" 2>&1 ||
-            { tail -n 20 "$WORK/push.log" >&2; fail "the push failed"; }
-    fi
+    MADE+=("$IMAGE")
+    [[ -z ${IMAGEREPO-} ]] || push_image "$IMAGE"
 }
+
+# --- what each step does ----------------------------------------------------------------------------
 
 is_mrenclave() { [[ $1 =~ ^[0-9a-f]{64}$ ]]; }
 
@@ -247,42 +194,21 @@ post_session() { # FILE
     step "posting $1 to the CAS" "its answer is above; a name can be posted once"
     local status
     status=$(curl -k -s --cert conf/client.crt --key conf/client-key.key --data-binary "@$1" \
-        -X POST -o answer.json -w '%{http_code}' "https://$SCONE_CAS_ADDR:8081/session")
+        -X POST -o answer.json -w '%{http_code}' "https://$CAS_API/session") ||
+        fail "no CAS answers at https://$CAS_API"
     if [[ $status != 201 ]]; then
         cat answer.json >&2
         fail "HTTP status $status, expected 201"
     fi
 }
 
-run_app() { # NAME LOCAL-PORT PORT [OPTION...]
-    local name=$1 ports="127.0.0.1:$2:$3"
-    shift 3
-    step "starting $name" "its output is above; see that 127.0.0.1's port is free"
-    docker_run --detach --name "$RUN-$name" --publish "$ports" "${HARDENED[@]}" "$@" "$IMAGE" \
-        >/dev/null
-}
-
-attested_options() { # SESSION LAS-ADDRESS; sets OPTIONS
-    OPTIONS=(
-        -e "SCONE_CAS_ADDR=$SCONE_CAS_ADDR"
-        -e "SCONE_CONFIG_ID=$1/application"
-        -e "SCONE_LAS_ADDR=$2"
-    )
-}
-
 expect_greeting() { # NAME URL GREETING
-    step "curl $2" "the container's output is above"
+    step "curl $2" "the program's output is above"
+    # shellcheck disable=SC2016  # the tutorial's reply has a dollar
     printf 'Hello World!\n$GREETING is: %s\n' "$3" >expected
-    local deadline=$((SECONDS + WAIT))
-    until curl -k -s -o reply "$2"; do
-        if ! is_running "$RUN-$1" || ((SECONDS >= deadline)); then
-            "$DOCKER" logs "$RUN-$1" >&2
-            fail "$1 does not answer"
-        fi
-        sleep 0.1
-    done
+    "reply_from_$PLACE" "$1" "$2"
     if ! cmp -s expected reply; then
-        "$DOCKER" logs "$RUN-$1" >&2
+        "show_$PLACE" "$1"
         fail "reply: $(cat reply); expected: $(cat expected)"
     fi
     sed 's/^/  /' reply
@@ -311,10 +237,7 @@ before_you_begin() {
         cat "$WORK/hash.log" >&2
         fail "its python3 prints no MRENCLAVE: it is no curated image of Crannog"
     fi
-    step "CAS and LAS ($PLATFORM)"
-    start_platform
-    wait_for_cas
-    say "  CAS $SCONE_CAS_ADDR, LAS $SCONE_LAS_ADDR"
+    "begin_on_$PLACE" # sets SCONE_CAS_ADDR and CAS_API
 
     step "client certificate" "install openssl"
     mkdir -p conf
@@ -323,7 +246,7 @@ before_you_begin() {
         -addext "subjectAltName=DNS:www.scontain.com" 2>/dev/null
 
     export NS="HelloWorld-$RANDOM-$RANDOM"
-    cat >namespace.yaml <<EOF
+    cat >namespace.yaml <<EOT
 name: $NS
 
 access_policy:
@@ -331,14 +254,14 @@ access_policy:
    - CREATOR
   update:
    - CREATOR
-EOF
+EOT
     post_session namespace.yaml
 }
 
 hello_world() {
     say "" "Hello World!"
     mkdir -p app
-    cat >app/server.py <<'EOF'
+    cat >app/server.py <<'EOT'
 from http.server import HTTPServer
 from http.server import BaseHTTPRequestHandler
 import os
@@ -356,22 +279,23 @@ httpd = HTTPServer(('0.0.0.0', 8080), HTTPHelloWorldHandler)
 
 
 httpd.serve_forever()
-EOF
-    cat >Dockerfile <<EOF
+EOT
+    cat >Dockerfile <<EOT
 FROM $BASE_IMAGE
 EXPOSE 8080
 COPY app /app
 CMD [ "python3", "/app/server.py" ]
-EOF
+EOT
     build_image hello-k8s-scone0.1
-    run_app hello-world 8080 8080 -e GREETING=howdy!
+    "run_on_$PLACE" hello-world 8080 8080 GREETING=howdy!
     expect_greeting hello-world http://localhost:8080 "howdy!"
 }
 
 remote_attestation() {
     say "" "Run with remote attestation"
+    "start_las_on_$PLACE"
     extract_mrenclave
-    cat >session.yaml <<EOF
+    cat >session.yaml <<EOT
 name: $NS~hello-k8s-scone
 version: "0.2"
 
@@ -382,11 +306,15 @@ services:
      pwd: /
      environment:
         GREETING: hello from SCONE!!!
-EOF
+EOT
     post_session session.yaml
-    attested_options "$NS~hello-k8s-scone" "$SCONE_LAS_ADDR:18766"
-    run_app attested-hello-world 8082 8080 "${OPTIONS[@]}"
+    run_attested attested-hello-world 8082 8080 hello-k8s-scone :18766
     expect_greeting attested-hello-world http://localhost:8082 "hello from SCONE!!!"
+}
+
+run_attested() { # NAME LOCAL-PORT PORT SESSION [PORT OF THE LAS, WITH A COLON]
+    "run_on_$PLACE" "$1" "$2" "$3" "SCONE_CAS_ADDR=$SCONE_CAS_ADDR" \
+        "SCONE_CONFIG_ID=$NS~$4/application" "SCONE_LAS_ADDR=$SCONE_LAS_ADDR${5-}"
 }
 
 tls_certificates() {
@@ -394,33 +322,32 @@ tls_certificates() {
     # The tutorial's ssl.wrap_socket is gone in Python 3.12; a context does the same with any Python.
     sed -e 's/^import os$/import os\nimport ssl/' -e 's/8080/4443/' -e '/^httpd.serve_forever/d' \
         app/server.py >app/server-tls.py
-    cat >>app/server-tls.py <<'EOF'
+    cat >>app/server-tls.py <<'EOT'
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(certfile="/app/cert.pem", keyfile="/app/key.pem")
 httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
 
 
 httpd.serve_forever()
-EOF
-    cat >Dockerfile <<EOF
+EOT
+    cat >Dockerfile <<EOT
 FROM $BASE_IMAGE
 EXPOSE 4443
 COPY app /app
 CMD [ "python3" ]
-EOF
+EOT
     build_image hello-k8s-scone0.2
     extract_mrenclave
     tls_session hello-k8s-scone-tls-certs "hello from SCONE with TLS and auto-generated certs!!!" \
         >session-tls-certs.yaml
     post_session session-tls-certs.yaml
-    attested_options "$NS~hello-k8s-scone-tls-certs" "$SCONE_LAS_ADDR"
-    run_app attested-hello-world-tls-certs 8083 4443 "${OPTIONS[@]}"
+    run_attested attested-hello-world-tls-certs 8083 4443 hello-k8s-scone-tls-certs
     expect_greeting attested-hello-world-tls-certs https://localhost:8083 \
         "hello from SCONE with TLS and auto-generated certs!!!"
 }
 
 tls_session() { # NAME GREETING [LINE OF THE SERVICE...]
-    cat <<EOF
+    cat <<EOT
 name: $NS~$1
 version: "0.2"
 
@@ -445,15 +372,15 @@ images:
 secrets:
    - name: SERVER_CERT
      kind: x509
-EOF
+EOT
 }
 
 encrypt_source_code() {
     say "" "Encrypt your source code"
-    step "encrypting /app in a container of $BASE_IMAGE" "is BASE_IMAGE a curated image of Crannog?"
+    step "encrypting /app in a container of $CLI_IMAGE" "is CLI_IMAGE a curated image of Crannog?"
     # SC2016: the container's shell, not this one, is what the text is for.
     # shellcheck disable=SC2016
-    docker_run --rm -e SCONE_MODE=sim -v "$PWD:/tutorial" "$BASE_IMAGE" sh -ec '
+    docker_run --rm -e SCONE_MODE=sim -v "$PWD:/tutorial" "$CLI_IMAGE" sh -ec '
 cd /tutorial
 rm -rf app_image && mkdir -p app_image/app
 cd app_image
@@ -466,12 +393,12 @@ scone fspf encrypt fspf.pb > /tutorial/app/keytag
     if grep -q HTTPServer app_image/app/server-tls.py; then
         fail "app_image/app/server-tls.py is not encrypted"
     fi
-    cat >Dockerfile <<EOF
+    cat >Dockerfile <<EOT
 FROM $BASE_IMAGE
 EXPOSE 4443
 COPY app_image /
 CMD [ "python3" ]
-EOF
+EOT
     build_image hello-k8s-scone-0.3
     extract_mrenclave
     SCONE_FSPF_KEY=$(awk '{print $11}' app/keytag)
@@ -481,20 +408,9 @@ EOF
         "fspf_path: /fspf.pb" "fspf_key: $SCONE_FSPF_KEY" "fspf_tag: $SCONE_FSPF_TAG" \
         >session-tls.yaml
     post_session session-tls.yaml
-    attested_options "$NS~hello-k8s-scone-tls" "$SCONE_LAS_ADDR"
-    run_app attested-hello-world-tls 8084 4443 "${OPTIONS[@]}"
+    run_attested attested-hello-world-tls 8084 4443 hello-k8s-scone-tls
     expect_greeting attested-hello-world-tls https://localhost:8084 \
         "hello from SCONE with encrypted source code and auto-generated certs!!!"
-}
-
-clean_up() {
-    say "" "Clean up"
-    local name
-    for name in hello-world attested-hello-world attested-hello-world-tls-certs \
-        attested-hello-world-tls; do
-        step "stopping $name"
-        "$DOCKER" stop "$RUN-$name" >/dev/null
-    done
 }
 
 trap finish EXIT
@@ -506,6 +422,7 @@ hello_world
 remote_attestation
 tls_certificates
 encrypt_source_code
-clean_up
+say "" "Clean up"
+"clean_up_$PLACE"
 step "done"
 say "" "All tests were successful."

@@ -44,7 +44,7 @@ def _script(engine: Engine, directory: Path, **variables: str) -> Iterator[subpr
         **variables,
     }
     with subprocess.Popen(
-        [str(SCRIPT)],
+        [str(SCRIPT), "--containers"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
