@@ -17,8 +17,10 @@ from images.build import build_images
 
 from tests.cluster.local import programs
 from tests.cluster.local.cluster import attach, down, remove_dead, up
+from tests.cluster.node_las import installed
 from tests.cluster.outside import OutsideCas
 from tests.cluster.rig import Cluster, given_cluster, local_cluster
+from tests.cluster.vouched import PROGRAM, Cas, World
 from tests.containers import artifacts as made
 from tests.containers import base
 from tests.containers.rig import RUN, Engine, is_dead, remove_everything, why_not
@@ -54,7 +56,7 @@ def cluster(cluster_engine: Engine) -> Iterator[Cluster]:
     reason = programs.why_not()
     if reason:
         pytest.skip(reason)
-    remove_dead(is_dead)
+    remove_dead(lambda name: is_dead("-".join(name.split("-")[:4])))
     local = up(RUN)
     try:
         yield local_cluster(local, cluster_engine)
@@ -74,7 +76,9 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         )
         yield name
     finally:
-        cluster.kubectl("delete", "namespace", name, "--wait=true", timeout=180)
+        cluster.kubectl("delete", "namespace", name, "--wait=false")
+        # Nothing of it runs when this returns; the API server forgets it a few seconds later.
+        cluster.wait(lambda: not cluster.running(name), f"the pods of {name} end", seconds=180)
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +106,40 @@ def outside_cas(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> I
     with OutsideCas(cluster, directory) as cas:
         cas.attest()
         yield cas
+
+
+@pytest.fixture(scope="session")
+def plain_image(cluster: Cluster) -> str:
+    """The base image, pushed: Debian with Python, and nothing of ours."""
+    name = f"{cluster.registry}/{RUN}/plain:1"
+    made.import_base(cluster.engine, name)
+    cluster.push_tagged(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def world(
+    cluster: Cluster,
+    cluster_images: dict[str, str],
+    plain_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    """A CAS, and nodes with a launcher and an enrolled LAS of this run's own."""
+    if not cluster.address:
+        pytest.skip("CRANNOG_TEST_HOST does not say at which address pods reach this machine")
+    digest = (made.artifacts() / "launcher" / "digest").read_text().strip()
+    name = f"vouched-{secrets.token_hex(4)}"
+    with (
+        installed(cluster, cluster_images, digest) as nodes,
+        Cas(cluster, tmp_path_factory.mktemp("cas")) as cas,
+    ):
+        cas.attest()
+        cluster.kubectl("create", "namespace", name)
+        try:
+            found = World(cluster, name, plain_image, cas, nodes)
+            found.enrol_all()
+            found.mrenclave = found.measured(*PROGRAM)
+            found.config_id = found.session()
+            yield found
+        finally:
+            cluster.kubectl("delete", "namespace", name, timeout=180)

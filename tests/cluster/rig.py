@@ -222,6 +222,17 @@ class Cluster:
         items: list[dict[str, Any]] = self.get("pods", "-n", namespace, *chosen)["items"]
         return items
 
+    def running(self, namespace: str) -> list[str]:
+        """The pods of a namespace with a container that runs, or that may yet run."""
+        return [
+            pod["metadata"]["name"]
+            for pod in self.pods(namespace)
+            if "deletionTimestamp" not in pod["metadata"]
+            or any(
+                "running" in each["state"] for each in pod["status"].get("containerStatuses", ())
+            )
+        ]
+
     def on_node(self, node: str, *command: str, check: bool = True) -> str:
         """The stdout of a command as root on a node; only on a cluster of this machine."""
         assert self.local is not None

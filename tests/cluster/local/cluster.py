@@ -30,6 +30,7 @@ from tests.cluster.local.settings import (
     MOST_NODES,
     OUTSIDE,
     PROGRAMS,
+    WHOSE,
     Shape,
     components,
     registry_file,
@@ -255,7 +256,9 @@ def _already(name: str, count: int, registry_port: int) -> LocalCluster:
     try:
         found = attach(name)
     except Error as error:
-        raise Conflict(f"something is left of a cluster {name}: {error}", hint=hint) from error
+        raise Conflict(
+            f"something is left of a cluster {name}, which does not answer", hint=hint
+        ) from error
     asked = registry_port or found.shape.registry_port
     if (found.shape.nodes, found.shape.registry_port) != (count, asked):
         raise Conflict(
@@ -303,7 +306,6 @@ def _bring_up(cluster: LocalCluster) -> None:
 
 def _start_registries(cluster: LocalCluster) -> None:
     """One for nodes and user, one for the engine of this machine, over the same storage."""
-    port = cluster.shape.registry_port
     cgroups = hierarchies.make(cluster.shape.name, "outside")[:1]
     (cluster.state / "registry").mkdir()
     machine = hierarchies.entering(cgroups)
@@ -312,7 +314,7 @@ def _start_registries(cluster: LocalCluster) -> None:
         ("machine", machine, "127.0.0.1"),
     ):
         settings = cluster.state / f"registry-{place}.yml"
-        settings.write_text(registry_file(cluster.state / "registry", address, port))
+        settings.write_text(registry_file(cluster.state / "registry", address, cluster.shape))
         log = cluster.state / f"registry-{place}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
@@ -323,22 +325,23 @@ def _start_registries(cluster: LocalCluster) -> None:
                 start_new_session=True,
             )
         if place == "machine":
-            _wait_for_registry(process, port, log)
+            _wait_for_registry(process, cluster.shape, log)
         process.returncode = 0  # it outlives us
 
 
-def _wait_for_registry(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_for_registry(process: subprocess.Popen[bytes], shape: Shape, log: Path) -> None:
     deadline = time.monotonic() + 30
     while process.poll() is None:
         if time.monotonic() > deadline:
             break
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
-            if process.poll() is None:
-                return
+            url = f"http://127.0.0.1:{shape.registry_port}/v2/"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.headers[WHOSE] == shape.name:  # and not somebody else's
+                    return
         time.sleep(0.05)  # it says nowhere when it is ready
     text = log.read_text(errors="replace")[-500:].strip()
-    raise Unavailable(f"the registry does not come up at localhost:{port}: {text}")
+    raise Unavailable(f"the registry does not come up at {shape.registry}: {text}")
 
 
 def down(name: str) -> None:

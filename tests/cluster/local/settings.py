@@ -20,6 +20,7 @@ PROGRAMS = Path("/run/programs")  # what was built, inside a node
 CONTAINERD = "/run/containerd/containerd.sock"
 PAUSE = "crannog.test/pause:1"
 MOST_NODES = 50
+WHOSE = "X-Cluster"  # the header by which a registry says that
 
 # Only the first node has these; every node has the rest.
 CONTROL_PLANE = ("etcd", "kube-apiserver", "dns", "kube-controller-manager", "kube-scheduler")
@@ -260,10 +261,10 @@ def _kubelet(node: str) -> object:
     }
 
 
-def registry_file(storage: Path, address: str, port: int) -> str:
-    """The settings of a registry over `storage`; two may share it."""
+def registry_file(storage: Path, address: str, shape: Shape) -> str:
+    """The settings of a registry over `storage`, which two may share; it says whose it is."""
     return (
         "version: 0.1\nlog: {level: warn}\n"
         f"storage: {{filesystem: {{rootdirectory: {storage}}}, delete: {{enabled: true}}}}\n"
-        f'http: {{addr: "{address}:{port}"}}\n'
+        f'http: {{addr: "{address}:{shape.registry_port}", headers: {{{WHOSE}: [{shape.name}]}}}}\n'
     )
