@@ -25,6 +25,8 @@ from tests.containers import artifacts as made
 from tests.containers import base
 from tests.containers.rig import RUN, Engine, is_dead, remove_everything, why_not
 
+WORKLOADS = "deployments,daemonsets,statefulsets,jobs,pods"
+
 
 @pytest.fixture(scope="session")
 def cluster_engine() -> Iterator[Engine]:
@@ -76,6 +78,8 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         )
         yield name
     finally:
+        # Deleting a namespace begins with 5 s in which nothing happens: its workloads go before.
+        cluster.kubectl("delete", WORKLOADS, "--all", "-n", name, "--wait=false")
         cluster.kubectl("delete", "namespace", name, "--wait=false")
         # Nothing of it runs when this returns; the API server forgets it a few seconds later.
         cluster.wait(lambda: not cluster.running(name), f"the pods of {name} end", seconds=180)
