@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINE ?= docker
 BASE ?=
+REGISTRY ?=
 CLUSTER ?= crannog
 NODES ?= 2
 
 .PHONY: dev demo images test lint format bench clean help \
-	cluster cluster-down test-cluster bench-cluster
+	charts cluster cluster-down test-cluster bench-cluster
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -24,6 +25,9 @@ demo: $(STAMP)  ## the tutorial as local processes, with three refusals; checks 
 
 images: $(STAMP)  ## the container images, with ENGINE=docker or podman, from BASE=IMAGE
 	@$(BIN)/python -m images.build --engine $(ENGINE) $(if $(BASE),--base $(BASE))
+
+charts: $(STAMP)  ## a Helm repository in build/charts, for images in REGISTRY=registry/prefix
+	@$(BIN)/python -m tools.charts $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 test: $(STAMP)  ## every test this machine can run; ends with what was skipped and why
 	@$(BIN)/python -m pytest

@@ -1,0 +1,1 @@
+"""Tools for whoever makes releases of this project."""
