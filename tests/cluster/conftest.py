@@ -15,6 +15,13 @@ from pathlib import Path
 import pytest
 from images.build import build_images
 
+from tests.cluster.charts import (
+    InsideCas,
+    Release,
+    chart_installed,
+    namespace_of_its_own,
+    offered,
+)
 from tests.cluster.local import programs
 from tests.cluster.local.cluster import attach, down, remove_dead, up
 from tests.cluster.node_las import installed
@@ -147,3 +154,46 @@ def world(
             yield found
         finally:
             cluster.kubectl("delete", "namespace", name, timeout=180)
+
+
+@pytest.fixture(scope="session")
+def plugin(cluster: Cluster, cluster_images: dict[str, str]) -> Iterator[Release]:
+    """The device plugin's chart in simulation, on every node; a pod that asks for SGX gets it."""
+    if any(offered(cluster).values()):
+        pytest.skip("a device plugin runs on this cluster already")
+    with (
+        namespace_of_its_own(cluster, "plugin") as namespace,
+        chart_installed(
+            cluster, cluster_images, "sgxdevplugin", {"simulation": True}, namespace=namespace
+        ) as release,
+    ):
+        cluster.wait(lambda: all(offered(cluster).values()), "every node to offer SGX")
+        yield release
+
+
+@pytest.fixture(scope="session")
+def las(cluster: Cluster, cluster_images: dict[str, str], plugin: Release) -> Iterator[Release]:
+    """The LAS's chart on every node, by its socket: the nodes' port is left to the tutorial's."""
+    with (
+        namespace_of_its_own(cluster, "las") as namespace,
+        chart_installed(
+            cluster,
+            cluster_images,
+            "las",
+            {"service": {"hostPort": False}, "admissionPolicy": {"enabled": False}},
+            namespace=namespace,
+        ) as release,
+    ):
+        yield release
+
+
+@pytest.fixture(scope="session")
+def inside_cas(cluster: Cluster, cluster_images: dict[str, str]) -> Iterator[InsideCas]:
+    """A CAS of the chart, of level simulation, without a volume, under the restricted profile."""
+    enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
+    values = {"minimumLevel": "simulation", "persistence": {"enabled": False}}
+    with (
+        namespace_of_its_own(cluster, "cas", enforced) as namespace,
+        chart_installed(cluster, cluster_images, "cas", values, namespace=namespace) as release,
+    ):
+        yield InsideCas(release)
