@@ -35,8 +35,8 @@ ATTESTED = (
 FORWARD = re.compile(r"^kubectl port-forward svc/(\S+) \d+:\d+ -n hello-scone\n$")
 SHELL_PROMPT = "[#$] "
 SECONDS = 300
-# Kubernetes deletes a namespace's pods 5 s after it was asked to, and looks again 5 s later: with pods
-# that stop at once it takes 10 to 11 s (test_goodbye.py measures our part), a third look 21.
+# Kubernetes deletes a namespace's pods 5 s after it was asked to, and looks again 5 s later: with
+# pods that stop at once it takes 10 to 11 s (test_goodbye.py measures our part), a third look 21.
 TWO_LOOKS = 15
 
 
