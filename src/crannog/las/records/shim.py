@@ -1,7 +1,7 @@
 """A container in the directory of a containerd shim: what containerd and Docker have in common.
 
 Files of a bundle: config.json, init.pid, options.json, runtime, shim-binary-path. With containerd 2
-the containers of a pod share their sandbox's shim: theirs have `sandbox`, its id, instead of the last.
+the containers of a pod share their sandbox's shim: they have `sandbox`, its id, instead.
 Decides which program runs the container, by list; unknown is named, not guessed.
 """
 
