@@ -11,7 +11,6 @@ import argparse
 import gzip
 import hashlib
 import io
-import os
 import re
 import sys
 import tarfile
@@ -54,7 +53,7 @@ class Package:
 
 
 def with_default(text: str, key: str, value: str, *, within: str = "") -> str:
-    """The text of a values.yaml with another default for one scalar; comments stay.
+    """The text of a values.yaml with another default for one key; comments stay.
 
     Args:
         text: of the file.
@@ -63,7 +62,7 @@ def with_default(text: str, key: str, value: str, *, within: str = "") -> str:
         within: a key at the top that holds a mapping, or "".
 
     Raises:
-        Misconfigured: there is no such scalar.
+        Misconfigured: there is no such key with its value on the same line.
     """
     place = f"{within}.{key}" if within else key
     start, end = 0, len(text)
@@ -75,9 +74,9 @@ def with_default(text: str, key: str, value: str, *, within: str = "") -> str:
     indent = "  " if within else ""
     line = re.compile(rf"^{indent}{re.escape(key)}: *(\S.*)$", re.MULTILINE)
     lines = list(line.finditer(text, start, end))
-    if len(lines) != 1 or lines[0][1].startswith("{"):
+    if len(lines) != 1:
         raise Misconfigured(
-            f"values.yaml has no scalar {place} on a line of its own",
+            f"values.yaml has no {place} with its value on the same line",
             hint="name a value of the chart: helm show values charts/NAME",
         )
     return f"{text[: lines[0].start()]}{indent}{key}: {value}{text[lines[0].end() :]}"
@@ -221,9 +220,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=CHARTS.parent / "build" / "charts")
     parser.add_argument(
         "--registry",
-        default=os.environ.get("REGISTRY", ""),
+        default="",
         help="what stands before the images' names, such as registry.example/crannog; without it"
-        " every installation has to name its image (default: $REGISTRY)",
+        " every installation has to name its image",
     )
     parser.add_argument("--tag", default="latest", help="of the images (default: latest)")
     parser.add_argument("--url", default="", help="where the packages will be, if not beside it")

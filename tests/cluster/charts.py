@@ -173,3 +173,99 @@ def offered(cluster: Cluster, resource: str = SGX) -> dict[str, int]:
         node["metadata"]["name"]: int(node["status"]["allocatable"].get(resource, 0))
         for node in cluster.get("nodes")["items"]
     }
+
+
+LEAST = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+_POST = """
+printf '%s' "$SESSION" | sed "s/MRENCLAVE/$(env SCONE_HASH=1 "$@")/" > /work/session.yaml
+crannog cas attest "$CAS" --only_for_testing-trust-any
+crannog session create /work/session.yaml
+"""
+
+
+def run_to_its_end(
+    cluster: Cluster,
+    namespace: str,
+    image: str,
+    command: list[str],
+    environment: Mapping[str, str],
+    *,
+    node_launcher: bool = False,
+) -> str:
+    """A pod within the restricted profile, run to its good end; what it printed.
+
+    With `node_launcher` it asks for SGX. Values of the environment reach it as they are.
+    """
+    name = f"once-{secrets.token_hex(4)}"
+    # A manifest's `$$` is a container's `$`.
+    variables = [
+        {"name": key, "value": value.replace("$", "$$")} for key, value in environment.items()
+    ]
+    container: dict[str, Any] = {
+        "name": "once",
+        "image": image,
+        "command": command,
+        "env": [{"name": "HOME", "value": "/work"}, *variables],
+        "securityContext": LEAST,
+        "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+    }
+    if node_launcher:
+        container["resources"] = {"limits": {SGX: 1}}
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65534,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "work", "emptyDir": {}}],
+    }
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+    cluster.apply(json.dumps(manifest), namespace)
+    phase = cluster.wait(
+        lambda: (
+            {"Succeeded", "Failed"} & {cluster.get("pod", name, "-n", namespace)["status"]["phase"]}
+        ),
+        f"the end of {name}",
+        seen=lambda: cluster.describe(namespace),
+    )
+    said = cluster.kubectl("logs", name, "-n", namespace).stdout
+    assert phase == {"Succeeded"}, said
+    return said
+
+
+def post_session(
+    cluster: Cluster,
+    namespace: str,
+    image: str,
+    cas: str,
+    text: str,
+    program: list[str],
+    *,
+    node_launcher: bool = False,
+) -> None:
+    """Post a session from a pod, its `MRENCLAVE` replaced by what `program`'s launcher measures.
+
+    Args:
+        cluster: where.
+        namespace: the pod's.
+        image: with the command line, a shell and the program.
+        cas: its address, without the port.
+        text: of the session.
+        program: the launcher, `--`, the program.
+        node_launcher: the launcher is the node's.
+    """
+    run_to_its_end(
+        cluster,
+        namespace,
+        image,
+        ["sh", "-ec", _POST, "sh", *program],
+        {"SESSION": text, "CAS": f"{cas}:8081"},
+        node_launcher=node_launcher,
+    )

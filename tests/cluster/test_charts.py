@@ -21,10 +21,22 @@ from tests.cluster.charts import (
     las_keys,
     namespace_of_its_own,
     offered,
+    post_session,
+    run_to_its_end,
 )
 from tests.cluster.rig import Cluster
 
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+_KEPT = """\
+name: kept
+version: "0.2"
+services:
+  - name: app
+    mrenclaves: [MRENCLAVE]
+    command: /usr/bin/echo secret:$$SCONE::S.hex$$
+secrets:
+  - {name: S, kind: binary, size: 16}
+"""
 _SHOWN = re.compile(r"^secret:(\S+)$", re.MULTILINE)
 
 
@@ -157,8 +169,10 @@ def test_sessions_and_secrets_outlive_upgrade_and_uninstall(kept: Release) -> No
 
     said = kept.uninstall()
     assert "test-" in said or "kept" in said  # helm names the volume that it keeps
-    left = _left(cluster, kept.namespace, "cas")
-    assert left == {"persistentvolumeclaim/state-cas-0"}
+    cluster.wait(
+        lambda: _left(cluster, kept.namespace, "cas") == {"persistentvolumeclaim/state-cas-0"},
+        "the claim alone to be left",
+    )
     kept.upgrade(values)
     assert cas.key_hash == key_hash
     assert _secret_of_a_session(kept) == first
@@ -218,7 +232,7 @@ def test_without_persistence_everything_is_lost_with_the_pod(
         cluster.wait_ready(namespace, release.workload)
         assert cas.key_hash != before
         release.uninstall()
-        assert _left(cluster, namespace, "cas") == set()
+        cluster.wait(lambda: not _left(cluster, namespace, "cas"), "nothing to be left")
 
 
 def test_uninstalling_plugin_and_las_leaves_only_what_they_say(
@@ -234,7 +248,7 @@ def test_uninstalling_plugin_and_las_leaves_only_what_they_say(
         release.upgrade(nowhere)
         assert _left(cluster, "default", release.name)
         release.uninstall()
-        assert _left(cluster, "default", release.name) == set()
+        assert not _left(cluster, "default", release.name)
 
 
 def test_the_repository_serves_the_tutorials_command(
@@ -299,66 +313,12 @@ def _left(cluster: Cluster, namespace: str, release: str) -> set[str]:
 def _secret_of_a_session(release: Release, *, create: bool = False) -> str:
     """What an attested program is given of a secret that the CAS generated, of a session `kept`."""
     cas, cluster = InsideCas(release), release.cluster
-    name = f"asks-{secrets.token_hex(4)}"
-    launcher = ["/crannog/run", "--", "/usr/bin/echo"]
-    script = (
-        "hash=$(env SCONE_HASH=1 /crannog/run -- /usr/bin/echo)\n"
-        f"crannog cas attest {cas.address}:8081 --only_for_testing-trust-any\n"
-        'printf \'name: kept\\nversion: "0.2"\\nservices:\\n  - name: app\\n'
-        "    mrenclaves: [%s]\\n    command: /usr/bin/echo secret:$$SCONE::S:hex$$\\n"
-        "secrets:\\n  - {name: S, kind: binary, size: 16}\\n' $hash > /work/session.yaml\n"
-        "crannog session create /work/session.yaml\n"
-    )
-    least = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "readOnlyRootFilesystem": True,
-    }
     image = release.images["python"]
-    spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65534,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [
-            {
-                "name": "app",
-                "image": image,
-                "command": launcher,
-                "env": [
-                    {"name": "SCONE_CAS_ADDR", "value": cas.address},
-                    {"name": "SCONE_CONFIG_ID", "value": "kept/app"},
-                ],
-                "securityContext": least,
-            }
-        ],
-        "volumes": [{"name": "work", "emptyDir": {}}],
-    }
+    program = ["/crannog/run", "--", "/usr/bin/echo"]
     if create:
-        spec["initContainers"] = [
-            {
-                "name": "session",
-                "image": image,
-                "command": ["sh", "-ec", script],
-                "env": [{"name": "HOME", "value": "/work"}],
-                "securityContext": least,
-                "volumeMounts": [{"name": "work", "mountPath": "/work"}],
-            }
-        ]
-    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
-    cluster.apply(json.dumps(manifest), release.namespace)
-    phase = cluster.wait(
-        lambda: (
-            {"Succeeded", "Failed"}
-            & {cluster.get("pod", name, "-n", release.namespace)["status"]["phase"]}
-        ),
-        f"the end of {name}",
-        seen=lambda: cluster.describe(release.namespace),
-    )
-    said = cluster.kubectl("logs", name, "-n", release.namespace, "-c", "app").stdout
-    assert phase == {"Succeeded"}, said
+        post_session(cluster, release.namespace, image, cas.address, _KEPT, program)
+    environment = {"SCONE_CAS_ADDR": cas.address, "SCONE_CONFIG_ID": "kept/app"}
+    said = run_to_its_end(cluster, release.namespace, image, program, environment)
     found = _SHOWN.search(said)
     assert found is not None, said
     return found[1]

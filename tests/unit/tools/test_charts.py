@@ -38,7 +38,7 @@ def test_a_default_in_a_mapping_is_another_and_no_other_of_that_name() -> None:
 
 @pytest.mark.parametrize(
     ("key", "within"),
-    [("images", ""), ("test", ""), ("ports", ""), ("after", "test"), ("level", "tests")],
+    [("images", ""), ("test", ""), ("after", "test"), ("level", "tests")],
 )
 def test_a_default_without_a_place_is_refused(key: str, within: str) -> None:
     with pytest.raises(Misconfigured):
