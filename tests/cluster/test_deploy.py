@@ -86,13 +86,16 @@ def test_a_manifest_is_valid(cluster: Cluster, namespace: str, path: Path) -> No
 def test_a_chart_is_valid(
     cluster: Cluster, namespace: str, chart: str, values: dict[str, Any] | str
 ) -> None:
-    if isinstance(values, str):
-        values = yaml.safe_load((PROJECT / "deploy" / values).read_text())
-    images = {"image": "x.invalid/x", "test": {"image": "x.invalid/y"} | values.get("test", {})}
+    given: dict[str, Any] = (
+        yaml.safe_load((PROJECT / "deploy" / values).read_text())
+        if isinstance(values, str)
+        else values
+    )
+    images = {"image": "x.invalid/x", "test": {"image": "x.invalid/y"} | given.get("test", {})}
     rendered = cluster.helm(
         *("template", chart, str(CHARTS / chart), "-n", namespace, "--values", "-"),
         *("--validate",),
-        input=json.dumps(values | images),
+        input=json.dumps(given | images),
     ).stdout
     done = cluster.kubectl(
         *("apply", "--dry-run=server", "--validate=strict", "-n", namespace, "-f", "-"),

@@ -79,5 +79,5 @@ env:
 
 {{/* A PersistentVolume belongs to the whole cluster, so that its name has the namespace in it. */}}
 {{- define "cas.volume" -}}
-{{- printf "%s-%s-state" .Release.Namespace (include "cas.fullname" .) | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s-state" .Release.Namespace (include "cas.fullname" .) -}}
 {{- end -}}

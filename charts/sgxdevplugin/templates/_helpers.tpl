@@ -43,5 +43,5 @@ capabilities:
 
 {{/* The name of what belongs to the whole cluster, so that it has the namespace in it. */}}
 {{- define "sgxdevplugin.cluster" -}}
-{{- printf "%s-%s" .Release.Namespace (include "sgxdevplugin.fullname" .) | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Namespace (include "sgxdevplugin.fullname" .) -}}
 {{- end -}}

@@ -154,5 +154,22 @@ def test_there_are_never_two_at_once_on_a_node(chart: str) -> None:
 
 @pytest.mark.parametrize("chart", NAMES)
 def test_long_names_stay_within_bounds(chart: str) -> None:
-    for each in render(chart, release="r" * 53, namespace="n" * 40):
-        assert len(each["metadata"]["name"]) <= 63
+    for each in render(chart, release="r" * 53, namespace="n" * 63):
+        # What belongs to the whole cluster may have 253 characters, and has the namespace in it.
+        bound = 63 if "namespace" in each["metadata"] else 253
+        assert len(each["metadata"]["name"]) <= bound
+
+
+def test_releases_of_two_namespaces_share_nothing_of_the_whole_cluster() -> None:
+    local = {"persistence": {"local": {"path": "/srv", "node": "a"}}}
+    for chart, values in (("cas", local), ("sgxdevplugin", {})):
+        one_, other = (
+            {
+                (each["kind"], each["metadata"]["name"])
+                for each in render(chart, namespace=namespace, **values)
+                if "namespace" not in each["metadata"]
+            }
+            for namespace in ("n" * 62 + "a", "n" * 62 + "b")
+        )
+        assert one_
+        assert not one_ & other
