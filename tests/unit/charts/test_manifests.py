@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.charts.helm import NAMES, arguments, of, one, pod, render
@@ -161,8 +163,13 @@ def test_long_names_stay_within_bounds(chart: str) -> None:
 
 
 def test_releases_of_two_namespaces_share_nothing_of_the_whole_cluster() -> None:
-    local = {"persistence": {"local": {"path": "/srv", "node": "a"}}}
-    for chart, values in (("cas", local), ("sgxdevplugin", {})):
+    local = {"local": {"path": "/srv", "node": "a"}}
+    given: dict[str, dict[str, Any]] = {
+        "cas": {"persistence": local},
+        "las": {},
+        "sgxdevplugin": {},
+    }
+    for chart, values in given.items():
         one_, other = (
             {
                 (each["kind"], each["metadata"]["name"])
