@@ -59,6 +59,13 @@ class Release:
         self.cluster.wait_ready(self.namespace, self.workload, seconds=_SECONDS)
         return told.stdout
 
+    def given(self) -> dict[str, Any]:
+        """The values that it was installed with."""
+        found: dict[str, Any] = json.loads(
+            self.cluster.helm("get", "values", self.name, "-n", self.namespace, "-o", "json").stdout
+        )
+        return found
+
     def values(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values with the images of this checkout."""
         test = {"image": self.images["python"]} | values.get("test", {})

@@ -190,6 +190,8 @@ ALLOWED = (
         for path in ("/data", "/etc/nginx", "/dev/shm", "/var/lib/app", "/running", "/run/app")
     ),
     Rule("host-network", "", _spec(hostNetwork=True)),
+    # What the API server itself adds to a pod: a volume at /var/run/secrets/kubernetes.io.
+    Rule("service-account-token", "", _spec(automountServiceAccountToken=True)),
 )
 
 

@@ -288,16 +288,6 @@ def test_every_node_is_served(plugin: Release) -> None:
     assert set(offered(plugin.cluster).values()) == {110}
 
 
-def _values(release: Release) -> dict[str, Any]:
-    """What the release was given."""
-    found: dict[str, Any] = json.loads(
-        release.cluster.helm(
-            *("get", "values", release.name, "-n", release.namespace, "-o", "json")
-        ).stdout
-    )
-    return found
-
-
 def _left(cluster: Cluster, namespace: str, release: str) -> set[str]:
     """What of a release is there, in its namespace and of the whole cluster but for volumes."""
     kinds = (
