@@ -17,7 +17,9 @@ from tests.cluster.charts import (
     chart_installed,
     namespace_of_its_own,
     post_session,
+    run_to_its_end,
 )
+from tests.cluster.outside import OutsideCas
 from tests.cluster.rig import Cluster
 
 PROJECT = Path(__file__).parents[2]
@@ -33,21 +35,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(os.environ["GREETING"].encode())
 http.server.HTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 """
-_SESSION = f"""\
+_SERVES = f"""\
 name: hello-world
 version: "0.2"
 services:
   - name: application
     image_name: image
     mrenclaves: [MRENCLAVE]
-    minimum_level: node
-    claims: [{{namespace: NAMESPACE}}]
     command: python3 /app/server.py
-    environment: {{GREETING: hello from a hardened pod}}
+    environment: {{GREETING: hello from a pod}}
 images:
   - name: image
     injection_files:
       - {{path: /app/server.py, content: {json.dumps(_SERVER)}}}
+"""
+_AT_NODE = "    minimum_level: node\n    claims: [{namespace: hello-hardened}]\n    command:"
+_ECHO = """\
+name: NAME
+version: "0.2"
+services:
+  - name: application
+    mrenclaves: [MRENCLAVE]
+    command: /usr/bin/echo hello by a name
 """
 
 
@@ -114,29 +123,90 @@ def test_the_hardened_application_runs_at_level_node(
             _hardened(cluster, cluster_images["python"], inside_cas)
 
 
+def test_a_cas_outside_has_a_name_in_the_cluster(
+    cluster: Cluster, cluster_images: dict[str, str], outside_cas: OutsideCas, namespace: str
+) -> None:
+    image = cluster_images["python"]
+    cluster.apply(_deploy("cas-outside.yaml", {"192.0.2.10": outside_cas.address}), namespace)
+    echo = ["/crannog/run", "--", "/usr/bin/echo"]
+    text = _ECHO.replace("NAME", f"outside-{namespace}")
+    post_session(cluster, namespace, image, "cas", text, echo)
+    environment = {"SCONE_CAS_ADDR": "cas", "SCONE_CONFIG_ID": f"outside-{namespace}/application"}
+    assert "hello by a name" in run_to_its_end(cluster, namespace, image, echo, environment)
+
+
+def test_programs_find_the_nodes_las_by_the_downward_api(
+    cluster: Cluster, cluster_images: dict[str, str], outside_cas: OutsideCas, namespace: str
+) -> None:
+    """Without the plugin: by the port of the chart's LAS on the pod's own node."""
+    image, name = cluster_images["python"], f"host-ip-{namespace}"
+    post_session(
+        cluster,
+        namespace,
+        image,
+        outside_cas.address,
+        _SERVES.replace("name: hello-world", f"name: {name}"),
+        ["python3"],
+    )
+    values = {
+        "admissionPolicy": {"enabled": False},
+        "socketDirectory": f"/run/{namespace}",
+        "stateDirectory": f"/var/lib/{namespace}",
+    }
+    changes = {
+        "registry.example/hello-world:0.1": image,
+        "cas.cas.svc": outside_cas.address,
+        "hello-world/application": f"{name}/application",
+    }
+    application, service = yaml.safe_load_all(_deploy("host-ip.yaml", changes))
+    (container,) = application["spec"]["template"]["spec"]["containers"]
+    del container["resources"]
+    with chart_installed(cluster, cluster_images, "las", values, namespace=namespace):
+        for document in (application, service):
+            cluster.apply(json.dumps(document), namespace)
+        cluster.wait_ready(namespace, "deployment/attested-hello-world")
+        assert _reply(cluster, namespace, "attested-hello-world") == "hello from a pod"
+        found = re.search(rf"config id {name}/application (.*)", outside_cas.log())
+        assert found is not None
+        assert "level=simulation method=las/tcp" in found[1]
+    if cluster.local is not None:
+        for each in cluster.nodes:
+            cluster.on_node(each, "rm", "-r", f"/run/{namespace}", f"/var/lib/{namespace}")
+
+
+def _deploy(name: str, changes: dict[str, str]) -> str:
+    """A manifest with these texts exchanged, each of which is in it."""
+    text = (PROJECT / "deploy" / name).read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def _reply(cluster: Cluster, namespace: str, service: str) -> str:
+    """What a service answers at 8080."""
+    place = f"/api/v1/namespaces/{namespace}/services/{service}:8080/proxy/"
+    return cluster.kubectl("get", "--raw", place).stdout
+
+
 def _hardened(cluster: Cluster, image: str, cas: InsideCas) -> None:
     """Apply the manifest for this image and CAS, ask it, and try to exec."""
     namespace = "hello-hardened"
-    text = (PROJECT / "deploy" / "hardened.yaml").read_text()
-    assert namespace in text
-    text = text.replace("registry.example/hello-world:0.1", image)
-    text = text.replace("cas.cas.svc", cas.address)
+    changes = {"registry.example/hello-world:0.1": image, "cas.cas.svc": cas.address}
+    text = _deploy("hardened.yaml", changes)
     post_session(
         cluster,
         cas.release.namespace,
         image,
         cas.address,
-        _SESSION.replace("NAMESPACE", namespace),
+        _SERVES.replace("    command:", _AT_NODE),
         ["/run/crannog/launcher/run", "--", "python3"],
         node_launcher=True,
     )
     try:
         cluster.apply(text)
         cluster.wait_ready(namespace, "deployment/hello-world")
-        said = cluster.kubectl(
-            "get", "--raw", f"/api/v1/namespaces/{namespace}/services/hello-world:8080/proxy/"
-        ).stdout
-        assert said == "hello from a hardened pod"
+        assert _reply(cluster, namespace, "hello-world") == "hello from a pod"
         pods = cluster.pods(namespace)
         assert {pod["spec"]["nodeName"] for pod in pods} == set(cluster.nodes)
         for pod in pods:
