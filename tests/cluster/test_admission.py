@@ -378,7 +378,10 @@ def test_exec_attach_cp_and_debug_are_refused_in_a_running_pod(
     cluster.kubectl("logs", "app", "-n", protected)
 
 
-def test_the_tutorials_manifests_are_admitted(policy: Policy, protected_once: str) -> None:
+def test_the_tutorials_manifests_and_their_pods_are_admitted(
+    policy: Policy, protected: str
+) -> None:
+    cluster = policy.cluster
     values = {
         "IMAGE": "nobody.invalid/app",
         "SCONE_CAS_ADDR": "cas.example",
@@ -387,9 +390,22 @@ def test_the_tutorials_manifests_are_admitted(policy: Policy, protected_once: st
     manifests = [text for text in tutorial_manifests(values) if "kind:" in text]
     assert len(manifests) == 5
     for manifest in manifests:
-        policy.cluster.kubectl(
-            "create", "-n", protected_once, "--dry-run=server", "-f", "-", input=manifest
-        )
+        cluster.kubectl("create", "-n", protected, "-f", "-", input=manifest)
+    made = {
+        *("hello-world", "attested-hello-world", "attested-hello-world-tls-certs"),
+        *("attested-hello-world-tls", "local-attestation"),
+    }
+
+    def owners() -> set[str]:
+        return {
+            name.removesuffix(f"-{pod['metadata']['labels'].get('pod-template-hash', '')}")
+            for pod in cluster.pods(protected)
+            for name in [pod["metadata"]["ownerReferences"][0]["name"]]
+        }
+
+    cluster.wait(
+        lambda: owners() == made, "a pod of each", seen=lambda: cluster.describe(protected)
+    )
 
 
 def tutorial_manifests(values: dict[str, str]) -> Iterator[str]:
