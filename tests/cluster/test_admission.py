@@ -21,6 +21,11 @@ from tests.tutorial.seed import bash_blocks, seed_text
 CHART = Path(__file__).parent.parent.parent / "charts" / "las"
 PAUSE = "import signal; signal.sigwait({signal.SIGTERM})"
 
+KINDS = (
+    *("Deployment", "ReplicaSet", "DaemonSet", "StatefulSet", "Job", "CronJob"),
+    *("ReplicationController", "PodTemplate"),
+)
+
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -304,7 +309,7 @@ def test_the_api_server_finds_no_fault_with_the_expressions(policy: Policy) -> N
             assert not status.get("typeChecking", {}).get("expressionWarnings"), status
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "Job", "CronJob"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_whoever_applies_a_workload_hears_the_reason(
     policy: Policy, protected_once: str, kind: str
 ) -> None:
@@ -433,10 +438,20 @@ def _workload(kind: str, change: Change) -> dict[str, Any]:
         spec = {"selector": {"matchLabels": labels}, "template": template}
         if kind == "StatefulSet":
             spec["serviceName"] = "refused"
-    group = "batch" if kind in ("Job", "CronJob") else "apps"
-    return {
-        "apiVersion": f"{group}/v1",
+    group = {"Job": "batch/v1", "CronJob": "batch/v1", "ReplicationController": "v1"}
+    made = {
+        "apiVersion": group.get(kind, "apps/v1"),
         "kind": kind,
         "metadata": {"name": "refused"},
         "spec": spec,
     }
+    if kind == "ReplicationController":
+        spec["selector"] = labels
+    if kind == "PodTemplate":
+        return {
+            "apiVersion": "v1",
+            "kind": kind,
+            "metadata": made["metadata"],
+            "template": template,
+        }
+    return made

@@ -117,6 +117,15 @@ def test_the_las_takes_the_nodes_port_unless_told_otherwise() -> None:
     assert "hostPort" not in port
 
 
+def test_the_records_are_where_containerd_keeps_them() -> None:
+    made = render("las", containerdDirectory="/run/k3s/containerd")
+    assert "--records=containerd-state=/run/k3s/containerd" in arguments(made)
+    paths = [each["hostPath"]["path"] for each in pod(made)["volumes"]]
+    assert "/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io" in paths
+    assert "/run/k3s/containerd/runc/k8s.io" in paths
+    assert not any(path.startswith("/run/containerd") for path in paths)
+
+
 def test_the_admission_policy_is_for_namespaces_with_the_label() -> None:
     made = render("las", admissionPolicy={"label": "example.com/safe"})
     policies = of(made, "ValidatingAdmissionPolicy")

@@ -47,7 +47,7 @@ def test_a_cas_without_a_level_is_refused() -> None:
         ("cas", {"test": {"casKeyHash": "0OIl"}}, "/test/casKeyHash", "does not match pattern"),
         ("las", {"service": {"hostPort": 18766}}, "/service/hostPort", "want boolean"),
         ("las", {"cas": {"address": "https://cas/"}}, "/cas/address", "does not match pattern"),
-        ("las", {"recordsDirectories": []}, "/recordsDirectories", "minItems"),
+        ("las", {"containerdDirectory": "/"}, "/containerdDirectory", "does not match pattern"),
         ("las", {"socketDirectory": "run"}, "/socketDirectory", "does not match pattern"),
         ("las", {"admissionPolicy": {"actions": ["Refuse"]}}, "/actions/0", "'Deny'"),
         ("las", {"admissionPolicy": {"label": "protected"}}, "/label", "does not match pattern"),
