@@ -19,6 +19,7 @@ from tests.cluster.charts import (
     InsideCas,
     Release,
     chart_installed,
+    las_keys,
     namespace_of_its_own,
     offered,
 )
@@ -185,6 +186,17 @@ def las(cluster: Cluster, cluster_images: dict[str, str], plugin: Release) -> It
         ) as release,
     ):
         yield release
+
+
+@pytest.fixture
+def without_las(las: Release) -> Iterator[dict[str, str]]:
+    """The keys of the session's LASes, which make room for another release during the test."""
+    keys, values = las_keys(las), las.given()
+    las.uninstall()
+    try:
+        yield keys
+    finally:
+        las.upgrade(values)
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,9 @@ def test_lases_of_another_cluster_enrol_by_its_keys() -> None:
 
 
 def test_the_las_enrols_at_the_cas_of_that_key() -> None:
-    made = render("las", cas={"address": "cas.example:1234", "keyHash": "3s1pm8W6Be6c"})
+    made = render(
+        "las", cas={"address": "cas.example:1234", "keyHash": "3s1pm8W6Be6c", "enrol": True}
+    )
     given = [each for each in arguments(made) if "enrol" in each or "cas" in each]
     assert given == [
         "--enrol-at=cas.example:1234",

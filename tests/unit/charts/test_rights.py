@@ -80,7 +80,7 @@ def test_the_cas_has_no_right_in_the_cluster() -> None:
 
 
 def test_the_las_has_what_it_needs_and_no_more() -> None:
-    made = render("las", cas={"address": "cas.example"})
+    made = render("las", cas={"address": "cas.example", "enrol": True})
     spec = pod(made)
     assert spec["hostPID"] is True
     assert not any(spec.get(name) for name in ("hostIPC", "hostNetwork"))
@@ -104,7 +104,7 @@ def test_the_las_has_what_it_needs_and_no_more() -> None:
 
 
 def test_the_lass_token_is_for_the_cas_alone() -> None:
-    spec = pod(render("las", cas={"address": "cas.example", "audience": "mine"}))
+    spec = pod(render("las", cas={"address": "cas.example", "audience": "mine", "enrol": True}))
     assert spec["automountServiceAccountToken"] is False
     (token,) = [volume for volume in spec["volumes"] if "projected" in volume]
     (source,) = token["projected"]["sources"]
