@@ -235,6 +235,57 @@ def test_without_persistence_everything_is_lost_with_the_pod(
         cluster.wait(lambda: not _left(cluster, namespace, "cas"), "nothing to be left")
 
 
+def test_a_key_from_a_secret_opens_the_database_and_another_does_not(kept: Release) -> None:
+    cluster, cas = kept.cluster, InsideCas(kept)
+    values = kept.given()
+    _clear(kept)
+    _set_master_key(kept, "5a" * 32)
+    values["masterKey"] = {"existingSecret": "master-key"}
+    kept.upgrade(values)
+    key_hash = cas.key_hash
+    listed = cas.command("cas", "las", "list", "--key-provider", "env:CRANNOG_MASTER_KEY")
+    assert listed == ""
+    kept.upgrade(values | {"podAnnotations": {"again": "yes"}})
+    assert cas.key_hash == key_hash
+
+    _set_master_key(kept, "a5" * 32)
+    cluster.kubectl("delete", "pod", cas.pod, "-n", kept.namespace)
+
+    def refused() -> bool:
+        pod = cluster.kubectl(
+            "get", "pod", cas.pod, "-n", kept.namespace, "-o", "json", check=False
+        )
+        return "variable CRANNOG_MASTER_KEY" in pod.stdout.partition('"status"')[2]
+
+    cluster.wait(refused, "the reason in the status", seen=lambda: cluster.describe(kept.namespace))
+
+
+def test_a_budget_of_none_keeps_the_cas_from_being_evicted(
+    cluster: Cluster, cluster_images: dict[str, str]
+) -> None:
+    values: dict[str, Any] = {
+        "minimumLevel": "simulation",
+        "persistence": {"enabled": False},
+        "podDisruptionBudget": {"maxUnavailable": 0},
+    }
+    with (
+        namespace_of_its_own(cluster, "budget") as namespace,
+        chart_installed(cluster, cluster_images, "cas", values, namespace=namespace),
+    ):
+        cluster.wait(
+            lambda: cluster.get("pdb", "cas", "-n", namespace)["status"].get("expectedPods"),
+            "the budget to count its pod",
+        )
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "cas-0"}}
+        done = cluster.kubectl(
+            *("create", "--raw", f"/api/v1/namespaces/{namespace}/pods/cas-0/eviction"),
+            *("-f", "-"),
+            input=json.dumps(eviction),
+            check=False,
+        )
+        assert "violate the pod's disruption budget" in done.stderr
+
+
 def test_uninstalling_plugin_and_las_leaves_only_what_they_say(
     cluster: Cluster, cluster_images: dict[str, str], las: Release, plugin: Release
 ) -> None:
@@ -286,6 +337,27 @@ def test_the_repository_serves_the_tutorials_command(
 
 def test_every_node_is_served(plugin: Release) -> None:
     assert set(offered(plugin.cluster).values()) == {110}
+
+
+def _clear(release: Release) -> None:
+    """Remove the release and what it keeps, the directory's content too."""
+    cluster, local = release.cluster, release.cluster.local
+    assert local is not None
+    place = release.given()["persistence"]["local"]
+    release.uninstall()
+    cluster.kubectl("delete", "pvc", "--all", "-n", release.namespace)
+    cluster.kubectl("delete", "pv", f"{release.namespace}-cas-state")
+    local.on_node(place["node"], "sh", "-c", f"rm -rf {place['path']}/*")
+
+
+def _set_master_key(release: Release, key: str) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "master-key"},
+        "stringData": {"master-key": key},
+    }
+    release.cluster.apply(json.dumps(secret), release.namespace)
 
 
 def _left(cluster: Cluster, namespace: str, release: str) -> set[str]:
