@@ -23,7 +23,10 @@ _BLOCK = re.compile(
     r"<!-- executed by tests/cluster/test_kubernetes_guide.py -->\n```bash\n(.*?)```",
     re.DOTALL,
 )
-_END = "\nkill $(jobs -p)\n"
+# Whatever becomes of it: what it left in the background holds our pipes.
+_BEGIN = "trap 'kill $(jobs -p)' EXIT\n"
+# Where the user sits another CAS may have 8081.
+_PORT = "28081"
 _REMOVE = """
 helm uninstall las -n kube-system --ignore-not-found --wait
 helm uninstall sgxdevplugin -n kube-system --ignore-not-found --wait
@@ -61,11 +64,16 @@ def test_the_guide_installs_what_it_says(
     script = "".join(blocks).replace(
         "--set minimumLevel=node", "--set minimumLevel=node --set persistence.enabled=false"
     )
+    for text in ("8081:8081", "https://localhost:8081", "attest localhost"):
+        assert text in script
+    script = script.replace("8081:8081", f"{_PORT}:8081")
+    script = script.replace("https://localhost:8081", f"https://localhost:{_PORT}")
+    script = script.replace("attest localhost", f"attest localhost:{_PORT}")
     path = cluster.user(["sh", "-c", "echo $PATH"]).stdout.strip()
     environment = {"PATH": f"{Path(sys.executable).parent}:{path}", "HOME": str(tmp_path)}
     try:
         done = cluster.user(
-            ["bash", "-euxo", "pipefail", "-c", script + _END],
+            ["bash", "-euxo", "pipefail", "-c", _BEGIN + script],
             environment=environment,
             cwd=tmp_path,
             check=False,
