@@ -52,7 +52,7 @@ class Gone(NamedTuple):
 def gone(
     cluster: Cluster,
     cluster_images: Mapping[str, str],
-    plugin: object,
+    las: object,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gone]:
     namespace = f"goodbye-{secrets.token_hex(4)}"

@@ -66,7 +66,7 @@ class World(NamedTuple):
 def world(
     cluster: Cluster,
     cluster_images: Mapping[str, str],
-    plugin: object,
+    las: object,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[World]:
     since = time.time()
