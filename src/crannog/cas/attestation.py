@@ -1,7 +1,8 @@
 """The enclave API on 18765: one connection, one nonce, one evidence, one configuration.
 
 The shell around `AttestationServer`: TLS, deadlines, the nonce, log lines. Whether evidence is
-authentic is `crannog.evidence.verify`'s question, whether it suits the session the service's.
+authentic is `crannog.evidence.verify`'s question, whether it suits the session the service's. A
+connection that begins as an enrolment is `crannog.cas.enrolment.connection`'s.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from typing import NamedTuple
 from OpenSSL import SSL
 
 from crannog.cas.api.metrics import Metrics
+from crannog.cas.enrolment.connection import EnrolmentApi
 from crannog.cas.refusals import may_know, public_refusal
 from crannog.cas.service import CasService
-from crannog.errors import Error, FormatError, StorageFailed, TooLarge, chain
+from crannog.errors import Error, FormatError, StorageFailed, TooLarge, Unavailable, chain
 from crannog.evidence.claims import Claims
 from crannog.evidence.report import NONCE_SIZE, ROLE_SERVICE, Channel, report_data
 from crannog.evidence.verify import Expected, verify_bound
 from crannog.exchange.attestation import AttestationServer, Evidence, Hello
 from crannog.exchange.configuration import Configuration
+from crannog.exchange.enrolment import is_enrolment
 from crannog.exchange.refusal import Refusal
 from crannog.transport.framed import feed
 from crannog.transport.listener import Slot
@@ -44,6 +47,7 @@ class EnclaveApi:
         service: the CAS's use cases.
         context: TLS, which requires a client certificate.
         server_key: the SubjectPublicKeyInfo in the context's certificate, DER.
+        enrolments: handles the other exchange on this port.
         limits: deadlines.
         log: lines for the operator.
         metrics: counts.
@@ -57,6 +61,7 @@ class EnclaveApi:
         context: SSL.Context,
         server_key: bytes,
         *,
+        enrolments: EnrolmentApi,
         limits: EnclaveLimits,
         log: Log,
         metrics: Metrics,
@@ -66,6 +71,7 @@ class EnclaveApi:
         self._service = service
         self._context = context
         self._server_key = server_key
+        self._enrolments = enrolments
         self._limits = limits
         self._log = log
         self._metrics = metrics
@@ -83,9 +89,30 @@ class EnclaveApi:
         stream = server_stream(self._context, slot.socket)
         try:
             stream.handshake(Deadline.after(self._limits.handshake_seconds))
-            _Attestation(self, stream, slot).run(Deadline.after(self._limits.request_seconds))
+            self._converse(stream, slot, Deadline.after(self._limits.request_seconds))
         finally:
             stream.close()
+
+    def _converse(self, stream: TlsStream, slot: Slot, deadline: Deadline) -> None:
+        opening = b""
+        while (enrolment := is_enrolment(opening)) is None:
+            data = stream.receive(deadline)
+            if not data and opening:
+                raise Unavailable("connection was cut off in the middle of a message")
+            if not data:
+                return
+            opening += data
+        if enrolment:
+            self._enrolments.run(stream, slot, self.channel(stream), opening, deadline)
+        else:
+            _Attestation(self, stream, slot).run(opening, deadline)
+
+    def channel(self, stream: TlsStream) -> Channel:
+        """What evidence and proofs on this connection have to be bound to."""
+        client_key = stream.peer_key()
+        if client_key is None:  # the context requires one
+            raise FormatError("the peer showed no certificate")
+        return Channel(stream.exporter(), client_key, self._server_key)
 
     def decide(
         self, hello: Hello, nonce: bytes, evidence: Evidence, channel: Channel, seen: _Seen
@@ -151,11 +178,6 @@ class EnclaveApi:
         )
         return Refusal(public.code, public.messages, public.hint, seen.id, public.retry)
 
-    @property
-    def server_key(self) -> bytes:
-        """The SubjectPublicKeyInfo that peers see, DER."""
-        return self._server_key
-
     def count(self, error: Error) -> None:
         """Count what is not worth a line in the audit log."""
         self._service.count(error)
@@ -184,8 +206,14 @@ class _Attestation:
         self._end = AttestationServer()
         self._seen = _Seen(slot.peer)
 
-    def run(self, deadline: Deadline) -> None:
-        """Speak until configuration or refusal went out, or the peer left."""
+    def run(self, opening: bytes, deadline: Deadline) -> None:
+        """Speak until configuration or refusal went out, or the peer left.
+
+        Args:
+            opening: what was read already.
+            deadline: for all of it.
+        """
+        self._end.receive(opening)
         hello = self._next(deadline)
         if not isinstance(hello, Hello):
             return
@@ -197,9 +225,8 @@ class _Attestation:
             return
         with self._slot.busy():
             try:
-                configuration = self._api.decide(
-                    hello, nonce, evidence, self._channel(), self._seen
-                )
+                channel = self._api.channel(self._stream)
+                configuration = self._api.decide(hello, nonce, evidence, channel, self._seen)
                 answer = self._end.configuration(configuration)
             except Error as error:
                 answer = self._end.refusal(self._api.refusal(error, hello.config_id, self._seen))
@@ -218,9 +245,3 @@ class _Attestation:
             self._stream.send(self._end.refusal(refusal), deadline)
             raise
         return event
-
-    def _channel(self) -> Channel:
-        client_key = self._stream.peer_key()
-        if client_key is None:  # the context requires one
-            raise FormatError("the launcher showed no certificate")
-        return Channel(self._stream.exporter(), client_key, self._api.server_key)

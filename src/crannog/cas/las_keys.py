@@ -10,6 +10,8 @@ from __future__ import annotations
 from crannog.errors import FormatError
 from crannog.wire import parse_hex
 
+_HINT = "a LAS prints its key at its start: awk '/public/ {print $8}'"
+
 _P = 2**255 - 19
 _D = -121665 * pow(121666, -1, _P) % _P
 _I = pow(2, (_P - 1) // 4, _P)
@@ -22,24 +24,32 @@ def parse_las_key(text: str) -> bytes:
         FormatError: not 64 hex digits, no point of the curve (RFC 8032 section 5.1.3), or one of
             small order.
     """
-    hint = "a LAS prints its key at its start: awk '/public/ {print $8}'"
     try:
         key = parse_hex(text.strip().lower(), 32, "LAS key")
     except FormatError as error:
-        error.hint = hint
+        error.hint = _HINT
         raise
+    check_las_key(key)
+    return key
+
+
+def check_las_key(key: bytes) -> None:
+    """Return when these 32 bytes can be a LAS's key.
+
+    Raises:
+        FormatError: no point of the curve (RFC 8032 section 5.1.3), or one of small order.
+    """
     point = _decompress(key)
     if point is None:
         raise FormatError(
-            f"LAS key {key.hex()} is not an Ed25519 key: no point of the curve", hint=hint
+            f"LAS key {key.hex()} is not an Ed25519 key: no point of the curve", hint=_HINT
         )
     for _ in range(3):
         point = _double(point)
     if point[0] == 0:
         raise FormatError(
-            f"LAS key {key.hex()} has small order: its signatures fit any message", hint=hint
+            f"LAS key {key.hex()} has small order: its signatures fit any message", hint=_HINT
         )
-    return key
 
 
 def _decompress(key: bytes) -> tuple[int, int] | None:

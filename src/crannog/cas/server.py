@@ -13,6 +13,8 @@ from OpenSSL import SSL
 from crannog.cas.api.app import RestApi
 from crannog.cas.api.metrics import Metrics
 from crannog.cas.attestation import EnclaveApi, EnclaveLimits
+from crannog.cas.enrolment.connection import EnrolmentApi
+from crannog.cas.enrolment.enroller import Enroller
 from crannog.cas.keys import key_provider
 from crannog.cas.operating import OperatorApi, operator_socket
 from crannog.cas.service import CasService
@@ -140,6 +142,7 @@ class CasServer:
             service,
             server_context(identity, ClientCertificate.REQUIRED),
             self._key,
+            enrolments=self._enrolments(service, metrics),
             limits=EnclaveLimits(settings.handshake_seconds, settings.request_seconds),
             log=self._log,
             metrics=metrics,
@@ -188,6 +191,20 @@ class CasServer:
             minimum_level=settings.minimum_level,
             las_keys=settings.enrolled_las_keys,
             launchers=settings.accepted_launchers,
+        )
+
+    def _enrolments(self, service: CasService, metrics: Metrics) -> EnrolmentApi:
+        issuer = self._settings.issuer
+        enroller = None
+        if issuer is not None:
+            expected, keys = issuer.expected(), issuer.issuer_keys()
+            enroller = Enroller(service.trusted, keys, expected, log=self._log)
+        return EnrolmentApi(
+            enroller,
+            minimum_level=lambda: service.minimum_level,
+            count=service.count,
+            log=self._log,
+            metrics=metrics,
         )
 
     def _operator_listener(
@@ -239,6 +256,14 @@ class CasServer:
             f"CAS takes the word of {len(service.trust().node_keys)} enrolled LASes; accepted "
             f"launchers: {'any' if launchers is None else len(launchers)}"
         )
+        issuer = self._settings.issuer
+        if issuer is not None:
+            self._log.info(
+                "CAS enrols LASes by tokens",
+                issuer=issuer.issuer,
+                audience=issuer.audience,
+                subjects=",".join(issuer.subjects),
+            )
         if level is Level.SIMULATION:
             self._log.warning(
                 "CAS accepts simulated evidence: whoever can connect can get the secrets of any "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from crannog.cas.enrolment.settings import IssuerSettings
 from crannog.levels import Level
 from crannog.transport.address import CLIENT_API_PORT, ENCLAVE_API_PORT
 
@@ -27,6 +28,7 @@ class CasSettings:
             and tests: they are in no audit record of their own.
         accepted_launchers: digests (32 bytes) of launcher releases that are accepted beside those
             in the database; None adds none. Any launcher is accepted where neither lists one.
+        issuer: whose tokens enrol LASes; None takes none.
         handshake_seconds: for a TLS handshake.
         request_seconds: for one request, or one whole attestation.
         idle_seconds: for a kept-alive connection between requests.
@@ -42,6 +44,7 @@ class CasSettings:
     names: tuple[str, ...] = ()
     enrolled_las_keys: tuple[bytes, ...] = ()
     accepted_launchers: tuple[bytes, ...] | None = None
+    issuer: IssuerSettings | None = None
     handshake_seconds: float = 10.0
     request_seconds: float = 30.0
     idle_seconds: float = 60.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,8 +53,50 @@ def serve(
         list[str] | None,
         typer.Option(help="A further host name for the server's certificate; repeatable."),
     ] = None,
+    las_issuer: Annotated[
+        str | None,
+        typer.Option(
+            help="The issuer of the service account tokens that enrol LASes: a cluster.",
+            show_default="LASes are enrolled by hand only",
+        ),
+    ] = None,
+    las_issuer_keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL",
+            help="The issuer's published keys (JWKS): a file, or an https URL.",
+            show_default=False,
+        ),
+    ] = None,
+    las_issuer_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a URL: the certificates, PEM, that its server's has to chain to.",
+            show_default=False,
+        ),
+    ] = None,
+    las_issuer_token: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a URL: a file with a bearer token; read for each request.",
+            show_default=False,
+        ),
+    ] = None,
+    las_audience: Annotated[
+        str, typer.Option(help="What a LAS's token has to be for, and for nothing else.")
+    ] = "crannog-cas",
+    las_subject: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SUBJECT",
+            help="A service account whose LASes may enrol, "
+            "system:serviceaccount:NAMESPACE:NAME; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the CAS in the foreground, until SIGTERM or Ctrl-C."""
+    from crannog.cas.enrolment.settings import issuer_settings
     from crannog.cas.server import CasServer
     from crannog.cas.settings import CasSettings
     from crannog.transport.address import CLIENT_API_PORT, ENCLAVE_API_PORT, parse_address
@@ -68,6 +111,14 @@ def serve(
         minimum_level=minimum_level,
         key_provider=key_provider,
         names=tuple(host_name or ()),
+        issuer=issuer_settings(
+            las_issuer,
+            las_issuer_keys,
+            authorities=las_issuer_ca,
+            bearer=las_issuer_token,
+            audience=las_audience,
+            subjects=tuple(las_subject or ()),
+        ),
     )
     with stop_signal() as stop, CasServer(settings):
         stop.wait()

@@ -22,6 +22,7 @@ from crannog.errors import NotFound, StorageFailed
 if TYPE_CHECKING:
     from crannog.cas.keys import KeyProvider
     from crannog.cas.store.accepted import Entry
+    from crannog.wire import Json
 
 las = typer.Typer(no_args_is_help=True)
 launcher = typer.Typer(no_args_is_help=True)
@@ -60,21 +61,44 @@ def las_add(
 def las_remove(
     key: LasKey, directory: StateOption = None, key_provider: KeyOption = "file"
 ) -> None:
-    """Take an enrolment back: from now on its evidence is of level simulation."""
+    """Take an enrolment back: from now on its evidence is of level simulation.
+
+    No token enrols that key again: see `readmit`.
+    """
     state.doing = "the LAS is not removed"
     _order("las-remove", key, "", directory, key_provider)
 
 
+@las.command("readmit")
+def las_readmit(
+    key: LasKey, directory: StateOption = None, key_provider: KeyOption = "file"
+) -> None:
+    """Let a token enrol a LAS again that was removed. `add` does that as well, without expiry."""
+    state.doing = "the LAS is not readmitted"
+    _order("las-readmit", key, "", directory, key_provider)
+
+
 @las.command("list")
 def las_list(
-    directory: StateOption = None, key_provider: KeyOption = "file", json: JsonOption = False
+    removed: Annotated[
+        bool, typer.Option("--removed", help="Those that were removed, and that no token enrols.")
+    ] = False,
+    directory: StateOption = None,
+    key_provider: KeyOption = "file",
+    json: JsonOption = False,
 ) -> None:
-    """List the enrolled LASes: key, since when, note."""
+    """List the enrolled LASes: key, since when, note.
+
+    Of one that a token has enrolled the node stands in the note's place, and until when.
+    """
+    import time
+
     from crannog.cas.store.accepted import Kind
 
     state.doing = "the enrolled LASes cannot be listed"
-    entries = _entries(Kind.LAS_KEY.value, directory, key_provider)
-    _show(entries, "key", json=json)
+    kinds = (Kind.LAS_BARRED,) if removed else (Kind.LAS_KEY, Kind.LAS_TOKEN)
+    entries = _entries(tuple(kind.value for kind in kinds), directory, key_provider)
+    _show_las(entries, time.time(), json=json)
 
 
 @launcher.command("add")
@@ -117,7 +141,7 @@ def launcher_list(
     from crannog.cas.store.accepted import Kind
 
     state.doing = "the accepted launchers cannot be listed"
-    entries = _entries(Kind.LAUNCHER.value, directory, key_provider)
+    entries = _entries((Kind.LAUNCHER.value,), directory, key_provider)
     _show(entries, "digest", json=json)
     if not entries:
         ui.note("no launcher is listed: every one that an enrolled LAS vouches for is accepted")
@@ -131,12 +155,58 @@ def _order(action: str, subject: str, note: str, directory: Path | None, provide
     ui.result(operate(database, keys=keys, order=Order(Action(action), subject, note)))
 
 
-def _entries(kind: str, directory: Path | None, provider: str) -> tuple[Entry, ...]:
+def _entries(kinds: tuple[str, ...], directory: Path | None, provider: str) -> tuple[Entry, ...]:
     from crannog.cas.audit import read_accepted
     from crannog.cas.store.accepted import Kind
 
     database, keys = _open(directory, provider)
-    return read_accepted(database, keys=keys).of(Kind(kind))
+    accepted = read_accepted(database, keys=keys)
+    return tuple(entry for kind in kinds for entry in accepted.of(Kind(kind)))
+
+
+def _show_las(entries: tuple[Entry, ...], now: float, *, json: bool) -> None:
+    from crannog.cas.store.accepted import Kind
+
+    sources = {Kind.LAS_KEY: "operator", Kind.LAS_TOKEN: "token", Kind.LAS_BARRED: "removed"}
+    if not json:
+        for one in entries:
+            ui.result(f"{one.value} {one.added} {_about(one, now)}".rstrip())
+        return
+    found: list[Json] = []
+    for one in entries:
+        values: dict[str, Json] = {
+            "key": one.value,
+            "added": one.added,
+            "note": one.note,
+            "source": sources[one.kind],
+            "expires": None,
+        }
+        if one.enrolment is not None:
+            token = one.enrolment
+            values |= {
+                "expires": _moment(token.expires),
+                "expired": token.expires <= now,
+                "issuer": token.issuer,
+                "subject": token.subject,
+                "node": token.node,
+                "pod": token.pod,
+            }
+        found.append(values)
+    ui.json(found)
+
+
+def _about(entry: Entry, now: float) -> str:
+    token = entry.enrolment
+    if token is None:
+        return entry.note
+    word = "expired" if token.expires <= now else "until"
+    return f"node {token.node} {word} {_moment(token.expires)}"
+
+
+def _moment(seconds: int) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _show(entries: tuple[Entry, ...], name: str, *, json: bool) -> None:

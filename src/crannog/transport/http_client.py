@@ -80,7 +80,7 @@ class HttpClient:
         """
         stream = with_retry(self._open, self._retry)
         try:
-            return _exchange(
+            return exchange(
                 stream, self._address, method, target, body, Deadline.after(self._seconds)
             )
         finally:
@@ -106,17 +106,39 @@ class HttpClient:
         )
 
 
-def _exchange(
+def exchange(
     stream: TlsStream,
     address: Address,
     method: str,
     target: str,
     body: bytes | None,
     deadline: Deadline,
+    *,
+    accept: str = "application/json",
+    more: tuple[tuple[str, str], ...] = (),
+    limit: int = MAX_ANSWER,
 ) -> Answer:
+    """The answer to one request on a stream after its handshake.
+
+    Args:
+        stream: carries nothing before and nothing afterwards.
+        address: the server's, for the Host field.
+        method: GET, POST, ….
+        target: the percent-encoded path and query.
+        body: None for none.
+        deadline: for all of it.
+        accept: the media types that are wanted.
+        more: further header fields; may be secret.
+        limit: bytes of the answer's body.
+
+    Raises:
+        Unavailable: cut off or timed out.
+        FormatError: it does not speak HTTP.
+        TooLarge: an answer over the limit.
+    """
     connection = h11.Connection(h11.CLIENT)
-    headers = [("Host", str(address)), ("User-Agent", "crannog"), ("Accept", "application/json")]
-    headers.append(("Connection", "close"))
+    headers = [("Host", str(address)), ("User-Agent", "crannog"), ("Accept", accept)]
+    headers += [("Connection", "close"), *more]
     if body is not None:
         headers.append(("Content-Type", "application/octet-stream"))
         headers.append(("Content-Length", str(len(body))))
@@ -132,12 +154,17 @@ def _exchange(
         stream.send(data, deadline)
     except Unavailable as error:
         # A server that refuses early answers and stops reading; the answer says why.
-        return _read(stream, connection, deadline, unsent=error)
-    return _read(stream, connection, deadline, unsent=None)
+        return _read(stream, connection, deadline, limit, unsent=error)
+    return _read(stream, connection, deadline, limit, unsent=None)
 
 
 def _read(
-    stream: TlsStream, connection: h11.Connection, deadline: Deadline, *, unsent: Unavailable | None
+    stream: TlsStream,
+    connection: h11.Connection,
+    deadline: Deadline,
+    limit: int,
+    *,
+    unsent: Unavailable | None,
 ) -> Answer:
     head: h11.Response | None = None
     body = bytearray()
@@ -155,8 +182,8 @@ def _read(
             head = event
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > MAX_ANSWER:
-                raise TooLarge(f"answer has more than {MAX_ANSWER} bytes")
+            if len(body) > limit:
+                raise TooLarge(f"answer has more than {limit} bytes")
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             headers = {
                 name.decode("latin-1").lower(): value.decode("latin-1")

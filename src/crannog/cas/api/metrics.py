@@ -32,6 +32,14 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._enrolments = Counter(
+            "crannog_cas_las_enrolments",
+            "Enrolments of LASes by token, renewals included, by outcome (enrolled, or the code of "
+            "the refusal)",
+            ["outcome"],
+            registry=self._registry,
+        )
+
     def request(self, status: int) -> None:
         """Count a response."""
         self._requests.labels(str(status)).inc()
@@ -39,6 +47,10 @@ class Metrics:
     def attestation(self, outcome: str, level: Level | None) -> None:
         """Count the end of an exchange on 18765; `level` is None where nothing was authentic."""
         self._attestations.labels(outcome, "none" if level is None else level.value).inc()
+
+    def enrolment(self, outcome: str) -> None:
+        """Count the end of an enrolment by token."""
+        self._enrolments.labels(outcome).inc()
 
     def watch(self, port: str, counts: Counts) -> None:
         """Show a listener's counts."""
