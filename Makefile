@@ -10,7 +10,7 @@ CLUSTER ?= crannog
 NODES ?= 2
 
 .PHONY: dev demo images test lint format bench clean help \
-	charts cluster cluster-down test-cluster bench-cluster
+	charts cluster cluster-down test-cluster
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -53,9 +53,6 @@ cluster-down: $(STAMP)  ## remove every trace of it
 
 test-cluster: $(STAMP)  ## the cluster tests: on KUBECONFIG's cluster, or one made for them
 	@$(BIN)/python -m pytest tests/cluster
-
-bench-cluster: $(STAMP)  ## measure on a cluster; a table, and JSON in bench/out
-	@$(BIN)/python -m bench.cluster
 
 clean:  ## remove what was set up
 	rm -rf $(VENV) bench/out build

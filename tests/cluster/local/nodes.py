@@ -26,6 +26,8 @@ def write(state: Path, shape: Shape, node: str, plugins: Path) -> None:
         path = directory / "etc" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        if text.startswith("#!"):
+            path.chmod(0o755)
     (directory / "components.json").write_text(json.dumps(components(node), indent=1))
 
 

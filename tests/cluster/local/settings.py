@@ -22,6 +22,9 @@ PAUSE = "crannog.test/pause:1"
 MOST_NODES = 50
 WHOSE = "X-Cluster"  # the header by which a registry says that
 
+# A runtime that no LAS knows by its name: for tests of what it may not vouch for.
+OTHER_RUNTIME = '#!/bin/sh\nexec runc "$@"\n'
+
 # Only the first node has these; every node has the rest.
 CONTROL_PLANE = ("etcd", "kube-apiserver", "dns", "kube-controller-manager", "kube-scheduler")
 EVERY_NODE = ("containerd", "kubelet", "kube-proxy")
@@ -170,6 +173,7 @@ def node_files(node: str, shape: Shape, *, plugins: Path) -> Mapping[str, str]:
     files = {
         "containerd.toml": _containerd(node, plugins),
         "kubelet.json": json.dumps(_kubelet(node), indent=1),
+        "other-runtime": OTHER_RUNTIME,
         "net.d/10-pods.conflist": json.dumps(_pod_network(node), indent=1),
         f"registries/{shape.registry}/hosts.toml": (
             f'[host."http://{OUTSIDE}:{shape.registry_port}"]\n'
@@ -200,6 +204,10 @@ state = "/run/containerd"
     config_path = "{etc}/registries"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.other]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.other.options]
+      BinaryName = "{etc}/other-runtime"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{plugins}"
     conf_dir = "{etc}/net.d"
