@@ -192,7 +192,21 @@ def trace(
     if "mount:" in done.stderr or "unshare:" in done.stderr:
         pytest.skip(f"this machine lets root not mount: {done.stderr.strip()[:200]}")
     assert done.returncode == 78, done.stderr
-    return read_traces(out / "trace", hostile.root, command[0])
+    return until_it_failed(read_traces(out / "trace", hostile.root, command[0]))
+
+
+def until_it_failed(found: list[Lookup]) -> list[Lookup]:
+    """Without the one lookup that follows a failure: of the file for its reason.
+
+    It is known by the module that is loaded just before it, and that nothing else loads.
+    """
+    for position, each in enumerate(found):
+        looks = each.full == "/dev/termination-log" and each.call == "newfstatat"
+        # Loading ends with looks at the file's own descriptor, which have no path.
+        loaded = [before.path for before in found[:position] if before.path][-1:]
+        if looks and loaded and loaded[0].endswith("/site/crannog/runtime/termination.pyc"):
+            return found[:position] + found[position + 1 :]
+    return found
 
 
 def refused(directory: str, found: list[Lookup]) -> list[str]:
@@ -269,6 +283,7 @@ def test_a_curated_images_python_looks_up_no_more(
     [
         ("os.stat('/etc/localtime')", '"/etc/localtime"'),
         ("os.path.exists('/dev/null')", '"/dev/null"'),
+        ("os.lstat('/dev/termination-log')", '"/dev/termination-log"'),
         ("os.open('passwd', os.O_RDONLY, dir_fd=os.open('/etc', os.O_PATH))", '"passwd"'),
         ("__import__('socket').getaddrinfo('cas', 1)", "/etc/nsswitch.conf"),
         ("os.listdir('/')", '"/", O_RDONLY|O_NONBLOCK'),
