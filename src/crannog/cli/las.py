@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from crannog.cli.directories import state_directory
 from crannog.cli.state import state
 from crannog.cli.ui import ui
 from crannog.cli.waiting import stop_signal
+
+if TYPE_CHECKING:
+    from crannog.las.enrolling import EnrolmentSettings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -68,6 +71,34 @@ def serve(
             "runtime-state. Can be given more than once.",
         ),
     ] = None,
+    enrol_at: Annotated[
+        str | None,
+        typer.Option(
+            "--enrol-at",
+            metavar="HOST[:PORT]",
+            help="Enrol at this CAS's port for programs by a Kubernetes service account token, "
+            "and renew that.",
+            show_default="by hand: `crannog cas las add`",
+        ),
+    ] = None,
+    enrol_token: Annotated[
+        Path | None,
+        typer.Option(
+            "--enrol-token",
+            help="The projected token's file; read for each try.",
+            show_default=False,
+        ),
+    ] = None,
+    cas_key: Annotated[
+        str | None,
+        typer.Option(
+            "--cas-key",
+            metavar="KEYHASH",
+            help="The key that the CAS must have before it gets the token. Without it whoever "
+            "answers gets it, and can enrol himself.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the LAS in the foreground.
 
@@ -92,10 +123,25 @@ def serve(
         launcher=launcher or (_usual_launcher() if launchers is None else None),
         launchers=launchers,
         host_root=host_root,
+        enrolment=_enrolment(enrol_at, enrol_token, cas_key),
         places=parse_places(tuple(records or ())),
     )
     with stop_signal() as stop, LasServer(settings):
         stop.wait()
+
+
+def _enrolment(at: str | None, token: Path | None, key: str | None) -> EnrolmentSettings | None:
+    from crannog.errors import Misconfigured
+    from crannog.las.enrolling import EnrolmentSettings
+    from crannog.transport.address import ENCLAVE_API_PORT, parse_address
+    from crannog.transport.tls import parse_pin
+
+    if at is None and token is None and key is None:
+        return None
+    if at is None or token is None:
+        raise Misconfigured("--enrol-at and --enrol-token are given together, --cas-key with them")
+    pin = None if key is None else parse_pin(key, "--cas-key")
+    return EnrolmentSettings(parse_address(at, ENCLAVE_API_PORT, "--enrol-at"), token, pin)
 
 
 def _usual_socket() -> Path | None:

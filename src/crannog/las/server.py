@@ -19,6 +19,7 @@ from crannog.exchange.las import Configured, LasServerEvent, Probe
 from crannog.exchange.las import LasServer as LasEnd
 from crannog.exchange.refusal import Refusal
 from crannog.las.answers import SIMULATION, Answers, Asker, Vouching
+from crannog.las.enrolling import Enroller
 from crannog.las.key import KEY_FILE, load_key
 from crannog.las.peer import Connected, CredentialStream, ask_for_senders
 from crannog.las.quoting import OVER_TCP
@@ -61,6 +62,7 @@ class LasServer:
         self._held: dict[Hashable, Slot] = {}
         self._outside: dict[Slot, None] = {}  # in the order in which they came
         self._pace = Pace()
+        self._enroller: Enroller | None = None
         self._tcp: Listener | None = None
         self._unix: Listener | None = None
 
@@ -108,6 +110,9 @@ class LasServer:
             self._unix.start()
             self._log.info(f"STARTER: LAS is listening on unix:{settings.socket}")
         self._say_level()
+        if settings.enrolment is not None:
+            self._enroller = Enroller(settings.enrolment, self._key, log=self._log)
+            self._enroller.start()
 
     def _say_level(self) -> None:
         if self._key_is_new:
@@ -122,6 +127,9 @@ class LasServer:
 
     def stop(self) -> None:
         """Stop listening, let open requests end, remove the socket."""
+        if self._enroller is not None:
+            self._enroller.stop()
+            self._enroller = None
         for listener in (self._tcp, self._unix):
             if listener is not None:
                 listener.stop(_DRAIN)

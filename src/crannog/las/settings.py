@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crannog.las.enrolling import EnrolmentSettings
 from crannog.las.records.places import Places
 from crannog.transport.address import LAS_PORT
 
@@ -24,6 +25,7 @@ class LasSettings:
         host_root: where the node's file system is seen.
         places: where the node's container engines keep their records.
         owner: the user whose files the launcher and the records have to be: root.
+        enrolment: at which CAS it enrols by token, or None.
         request_seconds: how long a connection may take for each message.
         connections: how many at once.
     """
@@ -36,5 +38,6 @@ class LasSettings:
     host_root: Path = Path("/")
     places: Places = field(default_factory=Places)
     owner: int = 0
+    enrolment: EnrolmentSettings | None = None
     request_seconds: float = 10.0
     connections: int = 128
