@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
-from crannog.errors import Error, Misconfigured
+from crannog.errors import Error, Misconfigured, defect
 from crannog.kubernetes.allocation import allocate
 from crannog.kubernetes.devices import scan
 from crannog.kubernetes.endpoint import Endpoint, Identity
@@ -102,6 +103,7 @@ class DevicePlugin:
             self._status = StatusServer(settings.listen, self._metrics)
             self._lock.sign()
             self._say_mode()
+            _check_socket_directory(settings.socket_directory)
             self._add_resources()
             for served in self._served.values():
                 served.endpoint.start()
@@ -142,7 +144,13 @@ class DevicePlugin:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._compare()
+            try:
+                self._compare()
+            except Exception as error:  # noqa: BLE001  # a fault of ours; `/live` ends it if it stays
+                self._log.error(defect(error).message)
+            else:
+                if self._status is not None:
+                    self._status.beat()
             self._stopping.wait(self._settings.poll_seconds)
 
     def _compare(self) -> None:
@@ -270,3 +278,12 @@ class DevicePlugin:
             self._log.warning(f"{name} has vanished")
         for name in sorted(set(after.found.names()) - set(before.found.names())):
             self._log.info(f"{name} has appeared")
+
+
+def _check_socket_directory(directory: Path) -> None:
+    """Refuse what could not be mounted. That it is not there yet is no error: the LAS makes it."""
+    if directory.exists() and not directory.is_dir():
+        raise Misconfigured(
+            f"LAS socket directory {directory} is a file, expected a directory",
+            hint=f"on the node: remove it, then `mkdir -m 0755 {directory}`",
+        )

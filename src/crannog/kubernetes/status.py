@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from crannog.transport.stream import SocketStream
 
 _LIMITS = HttpLimits(body=0, request_seconds=5.0, idle_seconds=60.0)
 _CONNECTIONS = 16
+_LIVE_SECONDS = 60.0  # four registrations that wait for a kubelet take twenty
 _TEXT = (("Content-Type", "text/plain; charset=utf-8"),)
 _METRICS = (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),)
 
@@ -105,6 +107,7 @@ class StatusServer:
     def __init__(self, address: tuple[str, int], metrics: Metrics) -> None:
         self._metrics = metrics
         self._readiness = Readiness(("starting",))
+        self._beat = time.monotonic()
         self._listener = Listener(
             "status",
             tcp_socket(*address, "device plugin"),
@@ -126,6 +129,10 @@ class StatusServer:
         """Stop listening."""
         self._listener.stop(0.5)
 
+    def beat(self) -> None:
+        """Say that the plugin's thread is at work."""
+        self._beat = time.monotonic()
+
     def tell(self, readiness: Readiness) -> None:
         """What `/ready` says from now on."""
         self._readiness = readiness
@@ -136,6 +143,10 @@ class StatusServer:
             return _answer(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET")
         match request.target.partition("?")[0]:
             case "/live":
+                since = time.monotonic() - self._beat
+                if since > _LIVE_SECONDS:
+                    text = f"nothing was looked at for {since:.0f} s"
+                    return _answer(HTTPStatus.SERVICE_UNAVAILABLE, text)
                 return _answer(HTTPStatus.OK, "live")
             case "/ready":
                 reasons = self._readiness.reasons
