@@ -206,11 +206,12 @@ class DevicePlugin:
             served.delay = min(2 * served.delay, _LAST_RETRY)
 
     def _readiness(self, kubelet: Identity | None) -> Readiness:
-        """Ready is: the kubelet knows each resource that there is, and listens to its devices."""
+        """Ready is: the kubelet knows each resource that there is, and listens to its devices.
+
+        A node without a device is ready too: a cluster has such nodes, and a rollout goes on.
+        """
         if kubelet is None:
             return Readiness(("the kubelet's socket is not there",))
-        if not self._served:
-            return Readiness(("this node has no SGX device; nothing is registered",))
         return Readiness(
             tuple(
                 served.failure or f"{name}: the kubelet does not listen"
