@@ -33,7 +33,13 @@ from tests.containers import artifacts as made
 from tests.containers import base
 from tests.containers.rig import RUN, Engine, is_dead, remove_everything, why_not
 
+HERE = Path(__file__).parent
 WORKLOADS = "deployments,daemonsets,statefulsets,jobs,pods"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the cluster's tests be the last: its programs may still be built beside the others."""
+    items.sort(key=lambda item: HERE in item.path.parents)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 
 from crannog.cli.ui import ui
-from crannog.errors import Error
+from crannog.errors import Error, Unavailable
+from tests.cluster.local import programs
 from tests.cluster.local.cluster import attach, clusters, down, up
 
 
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.verb == "down":
+    if options.verb == "build":
+        _build()
+    elif options.verb == "down":
         down(options.name)
         ui.note(f"nothing is left of cluster {options.name}")
     elif options.verb == "list":
@@ -47,6 +50,14 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build() -> None:
+    """Build the programs, for the tests that come later; said, where no cluster can be here."""
+    reason = programs.why_not()
+    if reason:
+        raise Unavailable(reason)
+    ui.note(f"the programs are in {programs.build()}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.local", description=__doc__)
     parser.add_argument("--name", default="crannog", help="which cluster (crannog)")
@@ -54,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     bring = verbs.add_parser("up", help="bring it up")
     bring.add_argument("--nodes", type=int, default=2, help="how many nodes (2)")
     bring.add_argument("--registry-port", type=int, default=0, help="port of localhost (5000)")
+    verbs.add_parser("build", help="build its programs alone, minutes the first time")
     verbs.add_parser("down", help="remove every trace of it")
     verbs.add_parser("list", help="every cluster of which there is something here")
     shell = verbs.add_parser("sh", help="run a command where its user sits, or a shell")
