@@ -117,10 +117,12 @@ class FetchedKeys:
         now = self._clock()
         keys = self._keys if now - self._fetched < FRESH_SECONDS else None
         lately = now - self._tried < AGAIN_SECONDS
-        if keys is not None and (kid in keys.keys or lately):
+        if keys is not None and kid in keys.keys:
             return keys
-        if self._failure is not None and lately:
+        if lately and self._failure is not None:
             raise _not_to_be_had(self._failure)
+        if lately and keys is not None:
+            return keys
         self._tried = now
         try:
             self._keys, self._failure = self._load(), None

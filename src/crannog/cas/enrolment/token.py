@@ -93,7 +93,10 @@ def read_header(token: str) -> Header:
             "token is not of the form HEADER.CLAIMS.SIGNATURE",
             hint="it has to be the text of a projected service account token",
         )
-    data = _decode(parts[0], "token's header")
+    data, *_ = (
+        _decode(part, f"token's {what}")
+        for part, what in zip(parts, ("header", "claims", "signature"), strict=True)
+    )
     fields = Fields(parse_object(data, limit=_HEADER_SIZE, what="token's header"), "token's header")
     algorithm, kid = fields.text("alg", limit=20), fields.text("kid", limit=MAX_KID)
     if fields.has("typ"):
@@ -114,7 +117,6 @@ def verify_token(token: str, header: Header, key: IssuerKey) -> bytes:
 
     Raises:
         IntegrityError: the key is for another algorithm, or did not sign this.
-        FormatError: the parts are no base64url.
     """
     if header.algorithm != key.algorithm:
         raise IntegrityError(
