@@ -7,13 +7,12 @@ can be had. Otherwise the tests are skipped, with the reason.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from images.build import build_images
 
 from tests.cluster.charts import (
     InsideCas,
@@ -23,14 +22,13 @@ from tests.cluster.charts import (
     namespace_of_its_own,
     offered,
 )
-from tests.cluster.local import programs
-from tests.cluster.local.cluster import attach, down, remove_dead, up
+from tests.cluster.chosen import NoCluster, chosen_cluster
 from tests.cluster.node_las import installed
 from tests.cluster.outside import OutsideCas
-from tests.cluster.rig import Cluster, given_cluster, local_cluster
+from tests.cluster.pushed import pushed_base, pushed_images
+from tests.cluster.rig import Cluster
 from tests.cluster.vouched import PROGRAM, Cas, World
 from tests.containers import artifacts as made
-from tests.containers import base
 from tests.containers.rig import RUN, Engine, is_dead, remove_everything, why_not
 
 HERE = Path(__file__).parent
@@ -59,25 +57,12 @@ def cluster_engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def cluster(cluster_engine: Engine) -> Iterator[Cluster]:
     """A cluster that answers."""
-    if os.environ.get("KUBECONFIG"):
-        registry = os.environ.get("CRANNOG_TEST_REGISTRY", "")
-        if not registry:
-            pytest.skip("KUBECONFIG names a cluster, but CRANNOG_TEST_REGISTRY no registry")
-        yield given_cluster(registry, cluster_engine)
-        return
-    named = os.environ.get("CRANNOG_TEST_CLUSTER")
-    if named:
-        yield local_cluster(attach(named), cluster_engine)
-        return
-    reason = programs.why_not()
-    if reason:
-        pytest.skip(reason)
-    remove_dead(lambda name: is_dead("-".join(name.split("-")[:4])))
-    local = up(RUN)
-    try:
-        yield local_cluster(local, cluster_engine)
-    finally:
-        down(RUN)
+    with ExitStack() as undo:
+        try:
+            found = undo.enter_context(chosen_cluster(cluster_engine))
+        except NoCluster as reason:
+            pytest.skip(f"{reason}")
+        yield found
 
 
 @pytest.fixture
@@ -102,17 +87,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def cluster_images(cluster: Cluster) -> dict[str, str]:
     """Every image of this checkout, pushed: `launcher`, `python`, `cas`, … and the full name."""
-    if base.is_image():
-        base_name = base.chosen()
-    else:
-        base_name = made.import_base(cluster.engine, f"{cluster.registry}/{RUN}/base:bookworm")
-    prefix = f"{cluster.registry}/{RUN}/"
-    built = build_images(
-        cluster.engine.name, base=base_name, artifacts=made.artifacts(), prefix=prefix
-    )
-    for image in built:
-        cluster.push_tagged(image.name)
-    return {image.name.removeprefix(prefix): image.name for image in built}
+    return pushed_images(cluster)
 
 
 @pytest.fixture(scope="session")
@@ -129,10 +104,7 @@ def outside_cas(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def plain_image(cluster: Cluster) -> str:
     """The base image, pushed: Debian with Python, and nothing of ours."""
-    name = f"{cluster.registry}/{RUN}/plain:1"
-    made.import_base(cluster.engine, name)
-    cluster.push_tagged(name)
-    return name
+    return pushed_base(cluster)
 
 
 @pytest.fixture(scope="session")
