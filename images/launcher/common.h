@@ -1,6 +1,6 @@
 /* What the three small programs share: no library, no allocation but one mapping, no lookup but
- * /proc/self/exe. Each function says what it refuses; every refusal ends the process with a line on
- * descriptor 2. */
+ * /proc/self/exe, and, of a start that has failed, the file for its reason. Each function says what it refuses;
+ * every refusal ends the process with a line on descriptor 2. */
 
 #if defined(__x86_64__)
 #include "system-x86_64.h"
@@ -34,9 +34,12 @@ int same(const char *one, const char *other);
 /* `text` where it begins with `start`, moved behind it; NULL where it does not. */
 const char *after(const char *text, const char *start);
 
-/* One line on descriptor 2, `crannog: error: …`, then the end with `status`. */
+/* One line on descriptor 2, `crannog: error: …`, then the end with `status`. Of a container's first
+ * process the line is also appended to its termination message, where Kubernetes has put that file
+ * (docs/environment.md, "Exit status"). */
 void fail(int status, const char *what, const char *path, long error) __attribute__((noreturn));
 
+/* What the kernel left there; its environment is where `fail` finds the name of that file. */
 struct start read_start(long *stack);
 
 /* Writes first, second and third one after another; a result longer than a path is refused. */

@@ -2,6 +2,7 @@
 
 #define NR_DUP3 24
 #define NR_FCNTL 25
+#define NR_OPENAT 56
 #define NR_WRITE 64
 #define NR_READLINKAT 78
 #define NR_EXIT_GROUP 94
@@ -10,6 +11,9 @@
 #define NR_EXECVE 221
 #define NR_MMAP 222
 #define NR_MEMFD_CREATE 279
+#define NR_STATX 291
+
+#define O_NOFOLLOW 0100000
 
 /* The kernel gives argc, argv, 0, environment, 0 on the stack. */
 #define BEGIN(function)                                                                            \

@@ -6,10 +6,14 @@
 #define NR_EXECVE 59
 #define NR_EXIT_GROUP 231
 #define NR_FCNTL 72
+#define NR_OPENAT 257
 #define NR_READLINKAT 267
 #define NR_DUP3 292
 #define NR_PRCTL 157
 #define NR_MEMFD_CREATE 319
+#define NR_STATX 332
+
+#define O_NOFOLLOW 0400000
 
 /* The kernel gives argc, argv, 0, environment, 0 on the stack, and no return address. */
 #define BEGIN(function)                                                                            \

@@ -17,7 +17,7 @@ from tests.cluster.apps import App, make_app
 from tests.cluster.rig import Cluster
 from tests.cluster.vouched import Cas
 
-REFUSED, TRY_AGAIN = 78, 75
+REFUSED, TRY_AGAIN, NOT_FOUND = 78, 75, 127
 RAN = "PROGRAM RAN"
 MAIN = f"""\
 import signal, socket
@@ -178,6 +178,17 @@ def _socket_directory_is_a_file(world: World, name: str) -> dict[str, Any]:
     return manifest
 
 
+def _covered_launcher(world: World, name: str) -> dict[str, Any]:
+    """A Deployment with a volume over the image's own launcher: its entry fails before Python."""
+    mounts = [{"name": "cover", "mountPath": "/crannog"}]
+    return world.app.deployment(
+        name,
+        world.app.variables(world.app.session()),
+        container={"volumeMounts": mounts},
+        volumes=[{"name": "cover", "emptyDir": {}}],
+    )
+
+
 CASES: dict[str, Case] = {
     "wrong-measurement": Case(
         REFUSED,
@@ -232,6 +243,9 @@ CASES: dict[str, Case] = {
         REFUSED,
         ("/run/crannog/las is a file, expected the directory",),
         _socket_directory_is_a_file,
+    ),
+    "covered-launcher": Case(
+        NOT_FOUND, ("cannot be executed: /crannog/run: error 2",), _covered_launcher
     ),
 }
 

@@ -8,7 +8,7 @@ import shutil
 import socket
 import stat
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -314,6 +314,72 @@ def test_a_directory_without_its_loader_is_refused(inside: Inside) -> None:
         loader.with_suffix(".away").rename(loader)
     expected = b"crannog: error: cannot be executed: /crannog/lib/ld.so: error 2\n"
     assert (done.returncode, done.stderr) == (127, expected)
+
+
+AS_FIRST_PROCESS = ("--pid", "--fork")
+NO_LOADER = b"crannog: error: cannot be executed: /crannog/lib/ld.so: error 2\n"
+
+
+@pytest.fixture
+def without_loader(inside: Inside) -> Iterator[Inside]:
+    """The root, its launcher unable to start Python."""
+    loader = inside.root / "crannog" / "lib" / "ld.so"
+    loader.rename(loader.with_suffix(".away"))
+    (inside.root / "dev").mkdir()
+    yield inside
+    shutil.rmtree(inside.root / "dev")
+    loader.with_suffix(".away").rename(loader)
+
+
+def _fails(inside: Inside, *, before: Sequence[str], **environment: str) -> None:
+    done = inside.run("/crannog/run", "/end", "3", environment=environment, before=before)
+    assert (done.returncode, done.stderr) == (127, NO_LOADER)
+
+
+def test_the_entry_s_failure_is_appended_to_the_termination_message(without_loader: Inside) -> None:
+    message = without_loader.root / "dev" / "termination-log"
+    message.write_bytes(b"before\n")
+    _fails(without_loader, before=AS_FIRST_PROCESS)
+    assert message.read_bytes() == b"before\n" + NO_LOADER
+
+
+def test_the_entry_s_failure_is_in_the_file_that_is_named(without_loader: Inside) -> None:
+    message, named = (without_loader.root / "dev" / name for name in ("termination-log", "named"))
+    message.touch()
+    named.touch()
+    _fails(without_loader, before=AS_FIRST_PROCESS, CRANNOG_TERMINATION_LOG="/dev/named")
+    assert (message.read_bytes(), named.read_bytes()) == (b"", NO_LOADER)
+
+
+def test_no_termination_message_is_made_for_the_entry(without_loader: Inside) -> None:
+    _fails(without_loader, before=AS_FIRST_PROCESS)
+    assert list((without_loader.root / "dev").iterdir()) == []
+
+
+def test_of_another_process_than_the_first_it_is_no_termination_message(
+    without_loader: Inside,
+) -> None:
+    message = without_loader.root / "dev" / "termination-log"
+    message.touch()
+    _fails(without_loader, before=())
+    assert message.read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+def test_the_entry_writes_its_failure_to_a_regular_file_only(
+    without_loader: Inside, kind: str
+) -> None:
+    message = without_loader.root / "dev" / "termination-log"
+    other = message.with_name("other")
+    other.touch()
+    if kind == "link":
+        message.symlink_to("/dev/other")
+    elif kind == "pipe":
+        os.mkfifo(message)
+    else:
+        message.mkdir()
+    _fails(without_loader, before=AS_FIRST_PROCESS)
+    assert other.read_bytes() == b""
 
 
 def test_without_proc_it_is_refused(inside: Inside) -> None:
