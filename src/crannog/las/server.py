@@ -126,16 +126,18 @@ class LasServer:
             self._answers.start()
 
     def stop(self) -> None:
-        """Stop listening, let open requests end, remove the socket."""
+        """Remove the socket, stop listening, let open requests end."""
         if self._enroller is not None:
             self._enroller.stop()
             self._enroller = None
+        if self._unix is not None and self._settings.socket is not None:
+            # First: while this one listens, no other takes the name. Afterwards it may be that of
+            # the LAS that comes next, which is not ours to remove.
+            with contextlib.suppress(OSError):
+                self._settings.socket.unlink()
         for listener in (self._tcp, self._unix):
             if listener is not None:
                 listener.stop(_DRAIN)
-        if self._unix is not None and self._settings.socket is not None:
-            with contextlib.suppress(OSError):
-                self._settings.socket.unlink()
         self._tcp = self._unix = None
 
     def __enter__(self) -> LasServer:

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +17,8 @@ import pytest
 from crannog.errors import Error, Misconfigured, Refused, Unavailable
 from crannog.evidence.claims import Trust
 from crannog.evidence.verify import verify
-from crannog.exchange.las import QuoteRequest
+from crannog.exchange.las import QuoteRequest, Status
+from crannog.las.answers import Answers
 from crannog.las.key import KEY_FILE, load_key
 from crannog.las.server import LasServer
 from crannog.las.settings import LasSettings
@@ -197,6 +199,58 @@ def test_the_socket_is_gone_after_a_stop(tmp_path: Path) -> None:
         assert path is not None
         assert path.exists()
     assert not path.exists()
+
+
+def test_a_las_that_ends_leaves_the_socket_of_the_one_that_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Las(tmp_path, listen=None), Las(tmp_path, listen=None)
+    asked, answered = threading.Event(), threading.Event()
+    status = Answers.status
+
+    def slow(self: Answers, method: str) -> Status:
+        asked.set()
+        answered.wait(20)
+        return status(self, method)
+
+    monkeypatch.setattr(Answers, "status", slow)
+    first.server.start()
+
+    def ask() -> None:
+        with LasConnection(first.unix) as connection:
+            connection.probe()
+
+    # What it still answers keeps it for a while.
+    client = threading.Thread(target=ask)
+    client.start()
+    assert asked.wait(20)
+    ending = threading.Thread(target=first.server.stop)
+    ending.start()
+    try:
+        _start_when_free(second)
+        answered.set()
+        ending.join()
+        with LasConnection(second.unix) as connection:
+            assert connection.probe().version
+    finally:
+        answered.set()
+        ending.join()
+        client.join()
+        second.server.stop()
+
+
+def _start_when_free(las: Las) -> None:
+    """Start it as soon as nobody listens at its socket any more."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            las.server.start()
+        except Misconfigured:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(0.01)
 
 
 def test_a_port_that_is_taken_says_so(las: Las, tmp_path: Path) -> None:
