@@ -35,11 +35,16 @@ Answer: TypeAlias = Callable[[TlsStream, Deadline], None]
 class ServerAuthority:
     """A cluster's certificate authority, which names servers.
 
+    Args:
+        identified: whether the certificates say by which of several keys of its name they are
+            signed.
+
     Attributes:
         pem: its certificate, for `--las-issuer-ca`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, identified: bool = True) -> None:
+        self._identified = identified
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cluster authority")])
         now = datetime.now(UTC)
@@ -52,6 +57,9 @@ class ServerAuthority:
             .not_valid_before(now - _DAY)
             .not_valid_after(now + _DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
+            )
             .sign(self._key, hashes.SHA256())
         )
         self.pem = self._certificate.public_bytes(Encoding.PEM)
@@ -75,6 +83,9 @@ class ServerAuthority:
             .not_valid_after(until or now + _DAY)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         )
+        if self._identified:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+            builder = builder.add_extension(issuer, critical=False)
         if names:
             shown = x509.SubjectAlternativeName([_general(name) for name in names])
             builder = builder.add_extension(shown, critical=False)

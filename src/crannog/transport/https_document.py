@@ -58,6 +58,20 @@ def parse_location(text: str, what: str) -> Location:
     return Location(address, f"{target}?{parts.query}" if parts.query else target)
 
 
+def parse_authorities(pem: bytes, what: str) -> list[x509.Certificate]:
+    """The certificates in PEM that a server's chain may end in; `what` names them in errors.
+
+    Raises:
+        Misconfigured: there is none.
+    """
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise Misconfigured(f"there is no certificate in PEM in {what}") from error
+
+
 def fetch(
     where: Location,
     *,
@@ -119,7 +133,7 @@ def _open(
     context = client_context(None)
     store = context.get_cert_store()
     assert store is not None  # a context has one
-    for certificate in _certificates(authorities):
+    for certificate in parse_authorities(authorities, "the authorities for the server"):
         store.add_cert(_openssl(certificate))
     # Without a callback: OpenSSL ends the handshake where the chain does not verify.
     context.set_verify(SSL.VERIFY_PEER)
@@ -134,8 +148,7 @@ def _open(
         try:
             stream.handshake(deadline)
         except Unavailable as error:
-            reason = error.message
-            if "certificate verify failed" in reason:
+            if _not_verified(error.__cause__):
                 raise Denied(
                     f"the certificate of {address} does not chain to the given authorities"
                 ) from error
@@ -145,6 +158,14 @@ def _open(
         stream.close()
         raise
     return stream
+
+
+def _not_verified(error: BaseException | None) -> bool:
+    # A list of (library, function, reason); what verification stumbled over may stand before it.
+    found = error.args[0] if isinstance(error, SSL.Error) and error.args else ()
+    return isinstance(found, list) and any(
+        str(one[-1]) == "certificate verify failed" for one in found
+    )
 
 
 def _check_name(stream: TlsStream, address: Address) -> None:
@@ -158,7 +179,12 @@ def _check_name(stream: TlsStream, address: Address) -> None:
     certificate = parse_certificate(shown, what=f"the certificate of {address}")
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ) as error:
         raise Denied(f"the certificate of {address} names no host") from error
     if not _named(names, address.host):
         raise Denied(
@@ -182,15 +208,6 @@ def _matches(pattern: str, host: str) -> bool:
     # One whole label, never a top level: *.svc does not name kubernetes.default.svc.
     first, dot, rest = host.partition(".")
     return bool(first and dot) and rest == pattern[2:] and "." in rest
-
-
-def _certificates(pem: bytes) -> list[x509.Certificate]:
-    from cryptography import x509
-
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise Misconfigured("the authorities to verify the server with are not PEM") from error
 
 
 def _openssl(certificate: x509.Certificate) -> crypto.X509:

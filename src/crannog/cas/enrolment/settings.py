@@ -14,8 +14,8 @@ from crannog.cas.enrolment.issuer_keys import (
 )
 from crannog.cas.enrolment.key_set import MAX_BYTES, parse_key_set
 from crannog.cas.enrolment.token import Expected, check_subject
-from crannog.errors import FormatError, Misconfigured
-from crannog.transport.https_document import parse_location
+from crannog.errors import Error, FormatError, Misconfigured
+from crannog.transport.https_document import parse_authorities, parse_location
 
 DEFAULT_AUDIENCE = "crannog-cas"
 _MAX_TEXT = 1024
@@ -59,7 +59,7 @@ class IssuerSettings:
         try:
             subjects = frozenset(check_subject(one) for one in self.subjects)
         except FormatError as error:
-            raise Misconfigured(f"--las-subject: {error.message}") from error
+            raise Misconfigured("--las-subject names no service account") from error
         return Expected(self.issuer, self.audience, subjects)
 
     def issuer_keys(self) -> IssuerKeys:
@@ -80,9 +80,10 @@ class IssuerSettings:
             path = Path(self.keys)
             try:
                 parse_key_set(read_file(path, MAX_BYTES), f"key file {path}")
-            except FormatError as error:
+            except Error as error:
                 raise Misconfigured(
-                    error.message, hint=error.hint or "kubectl get --raw /openid/v1/jwks"
+                    "--las-issuer-keys names no keys that can be used",
+                    hint="" if error.hint else "kubectl get --raw /openid/v1/jwks",
                 ) from error
             return KeysInFile(path)
         where = parse_location(self.keys, "--las-issuer-keys")
@@ -91,7 +92,11 @@ class IssuerSettings:
                 "--las-issuer-keys is a URL, and no --las-issuer-ca is given to know its server by",
                 hint="in a cluster it is /var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
             )
-        read_file(self.authorities, _MAX_FILE)
+        try:
+            data = read_file(self.authorities, _MAX_FILE)
+            parse_authorities(data, str(self.authorities))
+        except Error as error:
+            raise Misconfigured("--las-issuer-ca names no authorities") from error
         return FetchedKeys(Source(where, self.authorities, self.bearer).load)
 
 
