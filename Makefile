@@ -10,7 +10,7 @@ CLUSTER ?= crannog
 NODES ?= 2
 
 .PHONY: dev demo images test lint format bench clean help \
-	charts cluster cluster-down test-cluster
+	charts cluster cluster-down test-cluster bench-cluster
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -53,6 +53,9 @@ cluster-down: $(STAMP)  ## remove every trace of it
 
 test-cluster: $(STAMP)  ## the cluster tests: on KUBECONFIG's cluster, or one made for them
 	@$(BIN)/python -m pytest tests/cluster
+
+bench-cluster: $(STAMP)  ## from kubectl create to the first reply, with the images of `make images`
+	@$(BIN)/python -m bench cluster
 
 clean:  ## remove what was set up
 	rm -rf $(VENV) bench/out build

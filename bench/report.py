@@ -58,8 +58,8 @@ def print_table(rows: list[Row | Skipped]) -> None:
         )
 
 
-def write_json(rows: list[Row | Skipped], path: Path) -> None:
-    """The rows for programs, with what the machine was."""
+def write_json(rows: list[Row | Skipped], path: Path, *, load: float) -> None:
+    """The rows for programs, with what the machine was, and its load average before them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     value = {
         "taken_at": int(time.time()),
@@ -67,6 +67,7 @@ def write_json(rows: list[Row | Skipped], path: Path) -> None:
             "cpus": os.cpu_count(),
             "kernel": platform.release(),
             "python": platform.python_version(),
+            "load_before": load,
         },
         "rows": [
             asdict(row) | {"kind": "skipped" if isinstance(row, Skipped) else "row"} for row in rows
