@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 from crannog.errors import Error
 from crannog.evidence.claims import Trust
 from crannog.evidence.envelope import Envelope, parse_envelope
+from crannog.evidence.report import Channel
 from crannog.evidence.statement import MEDIA_TYPE, open_statement, parse_statement
 from crannog.evidence.verify import verify
 from crannog.exchange.attestation import AttestationClient, AttestationServer
 from crannog.exchange.configuration import configuration_message, parse_configuration
+from crannog.exchange.enrolment import (
+    OPENING,
+    Enrolment,
+    EnrolmentClient,
+    EnrolmentServer,
+    check_proof,
+    is_enrolment,
+)
 from crannog.exchange.las import LasClient, LasServer
 from crannog.exchange.operator import Action, OperatorClient, OperatorServer, Order
 from crannog.exchange.refusal import parse_refusal, refusal_message
@@ -71,6 +80,8 @@ _MESSAGES: list[dict[str, Any]] = [
     {"type": "done", "head": "1:00", "mac": "00" * 32},
     {"type": "quoted", "envelope": {"media_type": MEDIA_TYPE, "data": ""}},
     {"type": "probe", "protocol": "crannog-las/2"},
+    {"type": "enrolment", "public_key": "00" * 32, "token": "a.b.c", "proof": "00" * 64},
+    {"type": "enrolled", "expires": 1, "node": "a"},
     {
         "type": "status",
         "public_key": "00" * 32,
@@ -147,6 +158,28 @@ def _ordered() -> OperatorClient:
     return client
 
 
+def _enrolling() -> EnrolmentClient:
+    client = EnrolmentClient()
+    client.enrol()
+    return client
+
+
+def _showing() -> EnrolmentClient:
+    client = _enrolling()
+    client.receive(frame(encode_json(_MESSAGES[1]), limit=1000))
+    client.next_event()
+    client.enrolment(Enrolment(bytes(32), "a.b.c", bytes(64)))
+    return client
+
+
+def _nonced() -> EnrolmentServer:
+    server = EnrolmentServer()
+    server.receive(OPENING)
+    assert server.opened()
+    server.challenge(NONCE)
+    return server
+
+
 _ENDS: list[Callable[[], Any]] = [
     _commanded,
     OperatorClient,
@@ -158,6 +191,9 @@ _ENDS: list[Callable[[], Any]] = [
     LasServer,
     _quoting,
     _probing,
+    _enrolling,
+    _showing,
+    _nonced,
 ]
 
 
@@ -182,6 +218,28 @@ def test_hostile_bytes_in_pieces_raise_nothing_but_our_errors(
             end.receive(piece)
             # The server's questions have to be answered; no valid one is among these bytes.
             assert end.next_event() is None
+
+
+@given(_payloads)
+def test_a_hostile_opening_raises_nothing_but_our_errors(payload: bytes) -> None:
+    for data in (payload, frame(payload, limit=2**20), OPENING[:20] + payload, OPENING + payload):
+        is_enrolment(data)
+        server = EnrolmentServer()
+        server.receive(data)
+        with contextlib.suppress(Error):
+            server.opened()
+
+
+@given(
+    st.binary(min_size=32, max_size=32), st.text(max_size=50), st.binary(min_size=64, max_size=64)
+)
+def test_a_hostile_proof_raises_nothing_but_our_errors(
+    key: bytes, token: str, proof: bytes
+) -> None:
+    channel = Channel(bytes(32), b"", b"")
+    for one in (key, bytes(32), b"\1" + bytes(31)):
+        with contextlib.suppress(Error):
+            check_proof(Enrolment(one, token, proof), nonce=NONCE, channel=channel)
 
 
 @given(st.binary(max_size=300) | _json.map(_payload))

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 
 from OpenSSL import SSL
@@ -17,7 +18,7 @@ from crannog.cas.enrolment.connection import EnrolmentApi
 from crannog.cas.enrolment.enroller import Enroller
 from crannog.cas.keys import key_provider
 from crannog.cas.operating import OperatorApi, operator_socket
-from crannog.cas.service import CasService
+from crannog.cas.service import CasService, Clock
 from crannog.cas.settings import CasSettings
 from crannog.errors import Error, Misconfigured, StorageFailed
 from crannog.levels import Level
@@ -43,6 +44,7 @@ class CasServer:
         settings: where it listens and what it keeps.
         log: where its lines go; standard error by default.
         environment: where a key provider `env:NAME` looks.
+        now: the clock.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class CasServer:
         *,
         log: Log | None = None,
         environment: Mapping[str, str] | None = None,
+        now: Clock = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
+        self._now = now
         self._log = log or server_log()
         self._environment = os.environ if environment is None else environment
         self._sparse = Sparse()
@@ -146,6 +150,7 @@ class CasServer:
             limits=EnclaveLimits(settings.handshake_seconds, settings.request_seconds),
             log=self._log,
             metrics=metrics,
+            now=self._now,
         )
         rest_context = server_context(identity, ClientCertificate.OPTIONAL)
         self._api = Listener(
@@ -191,6 +196,7 @@ class CasServer:
             minimum_level=settings.minimum_level,
             las_keys=settings.enrolled_las_keys,
             launchers=settings.accepted_launchers,
+            now=self._now,
         )
 
     def _enrolments(self, service: CasService, metrics: Metrics) -> EnrolmentApi:
@@ -198,7 +204,7 @@ class CasServer:
         enroller = None
         if issuer is not None:
             expected, keys = issuer.expected(), issuer.issuer_keys()
-            enroller = Enroller(service.trusted, keys, expected, log=self._log)
+            enroller = Enroller(service.trusted, keys, expected, log=self._log, now=self._now)
         return EnrolmentApi(
             enroller,
             minimum_level=lambda: service.minimum_level,

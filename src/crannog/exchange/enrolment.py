@@ -31,6 +31,8 @@ ROLE_LAS = b"las enrolment"
 _LABEL = b"crannog enrolment v1"
 _LIMIT = limits.LAS_FRAME
 _NODE = 253
+_LATEST = 253402300799
+"""The last second of the year 9999, the latest that a log line can name."""
 
 OPENING = frame(encode_json({"type": "enrol", "protocol": PROTOCOL}), limit=_LIMIT)
 """The first frame, always these bytes: by them the CAS tells its port's two exchanges apart."""
@@ -171,7 +173,7 @@ class EnrolmentClient:
             return challenge
         if self._state is _State.RESULT:
             fields.constant("type", "enrolled")
-            expires = None if fields.null("expires") else fields.number("expires")
+            expires = None if fields.null("expires") else fields.number("expires", high=_LATEST)
             enrolled = Enrolled(expires, _printable(fields.text("node", limit=_NODE)))
             fields.end()
             self._state = _State.DONE
