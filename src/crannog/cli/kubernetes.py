@@ -37,6 +37,16 @@ def device_plugin(
             max=10_000,
         ),
     ] = 110,
+    offered: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--offer",
+            metavar="RESOURCE",
+            help="Offer this resource; repeatable. Where another plugin of the node has one of "
+            "them, offer the others.",
+            show_default="all",
+        ),
+    ] = None,
     label_node: Annotated[
         bool,
         typer.Option("--label-node", help="Label the node by what it has.", envvar="LABEL_NODES"),
@@ -75,11 +85,12 @@ def device_plugin(
     Offers sgx.k8s.io/sgx and its like to the kubelet. A container that asks for one gets the
     node's devices, the node's launcher and the LAS's socket directory.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what concerns an operator is in our own log
     from crannog.kubernetes.api_server import find_api_server
     from crannog.kubernetes.labels import Labeler
     from crannog.kubernetes.plugin import DevicePlugin
     from crannog.kubernetes.release import carried_release, find_release
-    from crannog.kubernetes.resources import Mode
+    from crannog.kubernetes.resources import NAMES, Mode
     from crannog.kubernetes.settings import STATUS_PORT, PluginSettings
     from crannog.kubernetes.status import Metrics
     from crannog.transport.address import parse_address
@@ -87,12 +98,16 @@ def device_plugin(
     from crannog.wire import parse_hex
 
     state.doing = "the device plugin cannot run"
+    unknown = [name for name in offered or () if name not in NAMES]
+    if unknown:
+        raise typer.BadParameter(f"--offer {unknown[0]!r}: expected one of {', '.join(NAMES)}")
     digest = parse_hex(release, 32, "--release").hex() if release else carried_release(_CARRIED)
     address = parse_address(listen, STATUS_PORT, "--listen")
     settings = PluginSettings(
         release=find_release(launchers, digest),
         mode=Mode.SIMULATION if simulation else Mode.HARDWARE,
         max_pods=max_pods,
+        resources=tuple(offered or NAMES),
         plugin_directory=plugin_directory,
         socket_directory=socket_directory,
         devices=devices,
@@ -128,11 +143,15 @@ def install_launcher(
 ) -> None:
     """Install a launcher on this node, beside those that are there, and print its digest.
 
-    Whole or not at all. What is there already is verified and left as it is.
+    Whole or not at all. What is there already is verified and left as it is; what was changed is
+    set aside, for the containers that have it mounted.
     """
     from crannog.kubernetes.release import install_launcher as install
 
     state.doing = "the launcher cannot be installed"
-    digest, new = install(source, launchers)
-    ui.note(f"installed {launchers / digest}" if new else f"{launchers / digest} is there already")
-    ui.result(digest)
+    done = install(source, launchers)
+    place = launchers / done.digest
+    if done.set_aside is not None:
+        ui.warning(f"{place} was not whole, and is {done.set_aside.name} now: {done.because}")
+    ui.note(f"installed {place}" if done.new else f"{place} is there already")
+    ui.result(done.digest)

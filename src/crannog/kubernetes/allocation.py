@@ -6,7 +6,7 @@ and the same socket directory, and nothing else that changes what is measured.
 
 from __future__ import annotations
 
-from crannog.errors import Misconfigured, NotFound, Unavailable
+from crannog.errors import FormatError, Misconfigured, NotFound, Unavailable
 from crannog.kubernetes.messages import (
     AllocateRequest,
     AllocateResponse,
@@ -24,6 +24,7 @@ MODE_VARIABLE = "CRANNOG_SGX"
 
 _PERMISSIONS = "rw"
 _SHOWN = 64
+_MAX_CONTAINERS = 64  # the kubelet asks for one at a time
 
 
 def allocate(
@@ -44,15 +45,22 @@ def allocate(
         socket_directory: the directory with the LAS's socket on the node.
 
     Raises:
+        FormatError: more containers than a kubelet asks for at once.
         NotFound: an id is none that this plugin has announced.
         Unavailable: the node's device is gone.
     """
+    containers = len(request.container_requests)
+    if containers > _MAX_CONTAINERS:
+        raise FormatError(
+            f"{resource.name}: {containers} containers in one request, expected at most "
+            f"{_MAX_CONTAINERS}"
+        )
     known = frozenset(offer.ids())
     for ids in request.container_requests:
         for device_id in ids:
             if device_id not in known:
                 raise _unknown(device_id, resource, offer)
-    if not offer.available(resource):
+    if not offer.present(resource):
         raise Unavailable(
             f"{resource.name}: the node has no such device now",
             hint="its driver was unloaded: see `ls /dev/*sgx*` on the node",
@@ -65,7 +73,7 @@ def allocate(
             for node in offer.nodes(resource)
         ),
     )
-    return AllocateResponse((response,) * len(request.container_requests))
+    return AllocateResponse((response,) * containers)
 
 
 def _unknown(device_id: str, resource: Resource, offer: Offer) -> NotFound | Misconfigured:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import grpc
 
@@ -29,8 +29,10 @@ from crannog.kubernetes.messages import (
 )
 from crannog.kubernetes.resources import Resource
 
-# The kubelet has one stream and one call at a time; the rest is for one that was restarted.
-_THREADS = 6
+# The kubelet has one stream and one call at a time. The rest is for one that was restarted, and for
+# whatever else connects: streams are bounded, so that Allocate always finds a thread.
+_THREADS = 16
+_MAX_STREAMS = 8
 _MAX_MESSAGE = 1 << 20
 _STOP_SECONDS = 1.0
 
@@ -40,6 +42,7 @@ _STATUS = {
     FormatError: grpc.StatusCode.INVALID_ARGUMENT,
 }
 
+Answer = TypeVar("Answer")
 Allocator = Callable[[Resource, AllocateRequest], AllocateResponse]
 
 
@@ -130,20 +133,22 @@ class Endpoint:
                 self.path.unlink()
 
     def _handlers(self, server: grpc.Server) -> grpc.GenericRpcHandler:
-        def list_and_watch(_request: Empty, context: grpc.ServicerContext) -> Iterator[bytes]:
+        def list_and_watch(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            _answered(context, lambda: Empty.parse(request))
             return self._watch(server, context)
+
+        def options(request: bytes, context: grpc.ServicerContext) -> bytes:
+            _answered(context, lambda: Empty.parse(request))
+            return DevicePluginOptions().encode()
 
         return grpc.method_handlers_generic_handler(
             PLUGIN_SERVICE,
             {
+                # Parsed in the calls: gRPC prints a traceback where a parser given to it fails.
                 "GetDevicePluginOptions": grpc.unary_unary_rpc_method_handler(
-                    lambda _request, _context: DevicePluginOptions(),
-                    Empty.parse,
-                    DevicePluginOptions.encode,
+                    options, bytes, bytes
                 ),
-                "ListAndWatch": grpc.unary_stream_rpc_method_handler(
-                    list_and_watch, Empty.parse, bytes
-                ),
+                "ListAndWatch": grpc.unary_stream_rpc_method_handler(list_and_watch, bytes, bytes),
                 "Allocate": grpc.unary_unary_rpc_method_handler(self._allocate, bytes, bytes),
             },
         )
@@ -159,6 +164,11 @@ class Endpoint:
         with self._lock:
             self._streams += 1
         try:
+            if self._streams > _MAX_STREAMS:
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"more than {_MAX_STREAMS} streams, expected the kubelet's one",
+                )
             offer = None
             while (offer := self._inventory.next(offer, wanted)) is not None:
                 yield ListAndWatchResponse(offer.devices(self.resource)).encode()
@@ -167,12 +177,20 @@ class Endpoint:
                 self._streams -= 1
 
     def _allocate(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            return self._allocator(self.resource, AllocateRequest.parse(request)).encode()
-        except Error as error:
-            status = _STATUS.get(type(error), grpc.StatusCode.UNAVAILABLE)
-            lines = [*chain(error), *(f"hint: {hint}" for hint in hints(error))]
-            context.abort(status, "; ".join(lines))
+        return _answered(
+            context,
+            lambda: self._allocator(self.resource, AllocateRequest.parse(request)).encode(),
+        )
+
+
+def _answered(context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
+    """What `work` gives; our errors become the call's status."""
+    try:
+        return work()
+    except Error as error:
+        status = _STATUS.get(type(error), grpc.StatusCode.UNAVAILABLE)
+        lines = [*chain(error), *(f"hint: {hint}" for hint in hints(error))]
+        context.abort(status, "; ".join(lines))
 
 
 def _removable(path: Path) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import grpc
 
-from crannog.errors import Conflict, Misconfigured, Refused, Unavailable
+from crannog.errors import Conflict, FormatError, Misconfigured, Refused, Unavailable
 from crannog.kubernetes.endpoint import Identity, identify
 from crannog.kubernetes.messages import REGISTER, VERSION, Empty, RegisterRequest
 from crannog.kubernetes.resources import Resource
@@ -19,6 +19,7 @@ KUBELET_SOCKET = "kubelet.sock"
 HOLDER_FILE = "crannog-device-plugin"
 _REGISTER_SECONDS = 5.0
 _HOLDER_BYTES = 256
+_SAID = 500
 
 
 class Kubelet:
@@ -41,21 +42,26 @@ class Kubelet:
         request = RegisterRequest(VERSION, resource.endpoint, resource.name)
         options = (("grpc.enable_http_proxy", 0),)
         with grpc.insecure_channel(f"unix:{self._socket}", options) as channel:
-            call: grpc.UnaryUnaryMultiCallable[RegisterRequest, Empty] = channel.unary_unary(
-                REGISTER,
-                request_serializer=RegisterRequest.encode,
-                response_deserializer=Empty.parse,
+            # Its answer is parsed by us: gRPC prints a traceback where a parser of its own fails.
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                REGISTER, request_serializer=bytes, response_deserializer=bytes
             )
             try:
-                call(request, timeout=_REGISTER_SECONDS)
+                Empty.parse(call(request.encode(), timeout=_REGISTER_SECONDS))
             except grpc.RpcError as error:
                 raise _not_registered(resource, error) from error
+            except FormatError as error:
+                raise Refused(
+                    f"{resource.name}: what answers at the kubelet's socket is no kubelet: "
+                    f"{error.message}"
+                ) from error
 
 
 def _not_registered(resource: Resource, error: grpc.RpcError) -> Unavailable | Refused:
     if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return Unavailable(f"{resource.name}: the kubelet does not answer")
-    said = (error.details() or "it does not say why")[:500]
+    details = (error.details() or "")[:_SAID]
+    said = "".join(each if each.isprintable() else "?" for each in details) or "it does not say why"
     return Refused(f"{resource.name}: the kubelet refuses the registration: {said}")
 
 
@@ -109,6 +115,11 @@ class DirectoryLock:
         with contextlib.suppress(OSError):
             (self._directory / HOLDER_FILE).unlink()
         self._close()
+
+    @property
+    def removed(self) -> bool:
+        """Whether the directory that we hold is no more: another one may be in its place."""
+        return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
 
     def sign(self) -> None:
         """Write down who holds it. A directory that takes no file is no reason to stop."""

@@ -9,46 +9,25 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from crannog.errors import Error, Misconfigured, defect
+from crannog.errors import Error, Misconfigured, Unavailable, defect
 from crannog.kubernetes.allocation import allocate
+from crannog.kubernetes.checkpoint import CHECKPOINT, read_checkpoint
 from crannog.kubernetes.devices import scan
-from crannog.kubernetes.endpoint import Endpoint, Identity
+from crannog.kubernetes.endpoint import Endpoint, Identity, identify
 from crannog.kubernetes.inventory import Inventory
 from crannog.kubernetes.kubelet import DirectoryLock, Kubelet
 from crannog.kubernetes.labels import Labeler
 from crannog.kubernetes.messages import AllocateRequest, AllocateResponse
 from crannog.kubernetes.resources import RESOURCES, Mode, Offer, Resource
+from crannog.kubernetes.served import Served
 from crannog.kubernetes.settings import PluginSettings
 from crannog.kubernetes.status import Metrics, Readiness, StatusServer
+from crannog.kubernetes.watched import WatchedRelease
 from crannog.transport.log import Log, server_log
-
-_FIRST_RETRY = 1.0
-_LAST_RETRY = 5.0
-
-
-@dataclass(slots=True)
-class _Served:
-    """A resource that this node has, or had since the plugin's start.
-
-    Attributes:
-        endpoint: its server.
-        known_to: the kubelet that it is registered with.
-        heard_at: when that kubelet last had a stream, or registered it; monotonic seconds.
-        retry_at: not before this moment again.
-        delay: how long the next wait is.
-        failure: what failed last; empty when all is well.
-    """
-
-    endpoint: Endpoint
-    known_to: Identity | None = None
-    heard_at: float = 0.0
-    retry_at: float = 0.0
-    delay: float = _FIRST_RETRY
-    failure: str = ""
 
 
 class DevicePlugin:
@@ -75,12 +54,18 @@ class DevicePlugin:
         self._metrics = metrics or Metrics()
         self._kubelet = Kubelet(settings.plugin_directory)
         self._lock = DirectoryLock(settings.plugin_directory, settings.holder)
+        self._release = WatchedRelease(settings.release, owner=settings.owner)
+        self._problem = self._release.problem()
+        self._problem_at = time.monotonic()
+        self._checkpoint: Identity | None = None
+        self._given: Mapping[Mode, int] | None = None
         self._inventory = Inventory(self._look())
-        self._served: dict[str, _Served] = {}
+        self._served: dict[str, Served] = {}
         self._status: StatusServer | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="plugin", daemon=True)
         self._said_missing = False
+        self._said_removed = False
 
     @property
     def status_address(self) -> tuple[str, int]:
@@ -90,12 +75,13 @@ class DevicePlugin:
         return self._status.address
 
     def start(self) -> None:
-        """Take the directory, serve, and say so in the log.
+        """Take the directory, begin to serve, and say so in the log.
+
+        A directory that takes no socket now is tried again until it does.
 
         Raises:
             Conflict: another plugin serves this node.
             Misconfigured: the directory or the status port cannot be used.
-            StorageFailed: no socket can be made.
         """
         settings = self._settings
         self._lock.__enter__()
@@ -104,9 +90,8 @@ class DevicePlugin:
             self._lock.sign()
             self._say_mode()
             _check_socket_directory(settings.socket_directory)
+            self._say_problem()
             self._add_resources()
-            for served in self._served.values():
-                served.endpoint.start()
         except Error:
             self.stop()
             raise
@@ -124,7 +109,7 @@ class DevicePlugin:
         if self._thread.is_alive():
             self._thread.join()
         for served in self._served.values():
-            served.endpoint.stop()
+            served.stop()
         if self._status is not None:
             self._status.stop()
         self._lock.__exit__(None, None, None)
@@ -155,13 +140,13 @@ class DevicePlugin:
 
     def _compare(self) -> None:
         """One look at everything."""
-        before = self._inventory.offer
-        offer = self._look()
-        if self._inventory.update(offer):
-            self._say_change(before, offer)
-            self._add_resources()
-            if self._labeler is not None:
-                self._labeler.want(offer)
+        status = self._status
+        if self._lock.removed:
+            self._give_up()
+            return
+        self._watch_release()
+        self._publish(self._look())
+        self._count_given()
         kubelet = self._kubelet.identity()
         if (kubelet is None) is not self._said_missing:
             self._said_missing = kubelet is None
@@ -169,41 +154,63 @@ class DevicePlugin:
                 self._log.warning("the kubelet's socket is not there: waiting for it")
         now = time.monotonic()
         for served in self._served.values():
-            if not self._stopping.is_set():
-                self._keep(served, kubelet, now)
-        self._metrics.offer(offer, frozenset(self._served))
-        if self._status is not None:
-            self._status.tell(self._readiness(kubelet))
-
-    def _keep(self, served: _Served, kubelet: Identity | None, now: float) -> None:
-        """Let one resource be served and known to the kubelet."""
-        endpoint = served.endpoint
-        if endpoint.streams:
-            served.heard_at = now
-        lost = served.known_to != kubelet or (now - served.heard_at > self._settings.stream_seconds)
-        if endpoint.alive and (kubelet is None or not lost):
-            return
-        if now < served.retry_at:
-            return
-        name = endpoint.resource.name
-        try:
-            if not endpoint.alive:
-                served.known_to = None
-                endpoint.start()
-            if kubelet is not None:
-                self._kubelet.register(endpoint.resource)
-                served.known_to, served.heard_at = kubelet, time.monotonic()
+            if not self._stopping.is_set() and served.keep(kubelet, now):
                 self._lock.sign()
-                self._metrics.registration(name, "registered")
-                self._log.info(f"{name} is registered with the kubelet")
-            served.failure, served.delay = "", _FIRST_RETRY
-        except Error as error:
-            self._metrics.registration(name, error.code)
-            if error.message != served.failure:
-                self._log.warning(error.message, hint=error.hint)
-            served.known_to, served.failure = None, error.message
-            served.retry_at = time.monotonic() + served.delay
-            served.delay = min(2 * served.delay, _LAST_RETRY)
+        self._metrics.offer(self._inventory.offer, frozenset(self._served))
+        if status is not None:
+            status.tell(self._readiness(kubelet))
+
+    def _publish(self, offer: Offer) -> None:
+        """Let the kubelet and the node's labels say what there is now."""
+        before = self._inventory.offer
+        if self._inventory.update(offer):
+            self._say_change(before, offer)
+            self._add_resources()
+            if self._labeler is not None:
+                self._labeler.want(offer)
+
+    def _give_up(self) -> None:
+        """The directory that we have is no more; only a new container sees the one in its place."""
+        reason = f"plugin directory {self._settings.plugin_directory} was removed from the node"
+        if not self._said_removed:
+            self._said_removed = True
+            self._log.error(reason, hint="this container is started again by its liveness probe")
+        if self._status is not None:
+            self._status.tell(Readiness((reason,)))
+            self._status.give_up(reason)
+
+    def _watch_release(self) -> None:
+        if time.monotonic() - self._problem_at >= self._settings.release_seconds:
+            self._look_at_release()
+
+    def _look_at_release(self) -> Error | None:
+        before, self._problem = self._problem, self._release.problem()
+        self._problem_at = time.monotonic()
+        if (before and before.message) != (self._problem and self._problem.message):
+            self._say_problem()
+            if self._problem is None:
+                self._log.info("the launcher release is whole again")
+        return self._problem
+
+    def _say_problem(self) -> None:
+        if self._problem is not None:
+            self._log.warning(self._problem.message, hint=self._problem.hint)
+
+    def _count_given(self) -> None:
+        """Say what containers have that this mode would not have given them."""
+        directory = self._settings.plugin_directory
+        seen, self._checkpoint = self._checkpoint, identify(directory / CHECKPOINT)
+        if seen == self._checkpoint or (given := read_checkpoint(directory)) is None:
+            return
+        self._metrics.given(given)
+        before, self._given = self._given or {}, given
+        for mode, count in given.items():
+            if mode is not self._settings.mode and count > before.get(mode, 0):
+                self._log.warning(
+                    f"{count} devices of {mode.value} are with containers of this node, which is "
+                    f"in {self._settings.mode.value} now: they keep what they were given until "
+                    "their pods are deleted"
+                )
 
     def _readiness(self, kubelet: Identity | None) -> Readiness:
         """Ready is: the kubelet knows each resource that there is, and listens to its devices.
@@ -212,35 +219,32 @@ class DevicePlugin:
         """
         if kubelet is None:
             return Readiness(("the kubelet's socket is not there",))
-        return Readiness(
-            tuple(
-                served.failure or f"{name}: the kubelet does not listen"
-                for name, served in self._served.items()
-                if served.failure or served.known_to != kubelet or not served.endpoint.streams
-            )
-        )
+        problems = () if self._problem is None else (self._problem.message,)
+        troubles = (served.trouble(kubelet) for served in self._served.values())
+        return Readiness((*problems, *filter(None, troubles)))
 
     def _add_resources(self) -> None:
         """Serve what the node has now. What it had stays, as unhealthy: pods may have it."""
         for resource in RESOURCES:
-            if resource.name not in self._served and self._inventory.offer.available(resource):
-                self._served[resource.name] = _Served(
-                    Endpoint(
-                        resource,
-                        self._inventory,
-                        self._settings.plugin_directory,
-                        self._allocate,
-                    )
+            name = resource.name
+            if name in self._served or name not in self._settings.resources:
+                continue
+            if self._inventory.offer.present(resource):
+                directory = self._settings.plugin_directory
+                self._served[name] = Served(
+                    Endpoint(resource, self._inventory, directory, self._allocate),
+                    self._kubelet,
+                    stream_seconds=self._settings.stream_seconds,
+                    log=self._log,
+                    metrics=self._metrics,
                 )
 
     def _allocate(self, resource: Resource, request: AllocateRequest) -> AllocateResponse:
         settings = self._settings
         try:
-            if not (settings.release / "run").is_file():
-                raise Misconfigured(
-                    f"launcher release {settings.release} is gone from the node",
-                    hint="restart the plugin's pod: its init container installs it",
-                )
+            if (problem := self._release.problem()) is not None:
+                self._problem_at = -self._settings.release_seconds  # the others hear of it at once
+                raise Unavailable(problem.message, hint=problem.hint)
             response = allocate(
                 request,
                 resource,
@@ -257,9 +261,9 @@ class DevicePlugin:
         return response
 
     def _look(self) -> Offer:
-        return Offer(
-            self._settings.mode, scan(str(self._settings.devices)), self._settings.max_pods
-        )
+        settings = self._settings
+        found = scan(str(settings.devices))
+        return Offer(settings.mode, found, settings.max_pods, whole=self._problem is None)
 
     def _say_mode(self) -> None:
         offer = self._inventory.offer

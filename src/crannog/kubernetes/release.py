@@ -1,12 +1,14 @@
 """The node's launcher releases: each in a directory of its own, named by its digest.
 
 Decides what is installed and how a release comes to be there: whole or not at all, and never
-changed afterwards, so that an upgrade touches no running container. docs/formats/device-plugin.md.
+changed afterwards, so that an upgrade touches no running container. None is removed: whose
+containers still run is not known here (ADR 1012). docs/formats/device-plugin.md.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,13 +17,37 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from crannog.errors import Misconfigured, StorageFailed
 from crannog.measure.launcher import DIGEST, claimed_digest
 from crannog.measure.launcher_directory import directory_digest, verify_launcher_directory
 
 _TEMPORARY = ".installing-"
+_SET_ASIDE = ".changed-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_HINT_INSTALL = (
+    "delete the plugin's pod on this node: the init container of the next one installs it "
+    "(crannog kubernetes install-launcher)"
+)
 _HINT_MADE = "take the directory /crannog of the image crannog/launcher"
+
+
+class Installed(NamedTuple):
+    """How a release came to be on the node.
+
+    Attributes:
+        digest: 64 hex digits.
+        new: whether it was not there before, or not whole.
+        set_aside: where what was there in its place is now; None where nothing was.
+        because: what was wrong with that; empty where nothing was.
+    """
+
+    digest: str
+    new: bool
+    set_aside: Path | None = None
+    because: str = ""
 
 
 def find_release(launchers: Path, digest: str, *, owner: int = 0) -> Path:
@@ -31,30 +57,39 @@ def find_release(launchers: Path, digest: str, *, owner: int = 0) -> Path:
         Misconfigured: it is not there, was changed, or others may change it.
     """
     directory = launchers / digest
-    if not directory.is_dir():
-        raise Misconfigured(
-            f"launcher release {digest} is not on this node: there is no {directory}",
-            hint="the plugin's init container installs it: crannog kubernetes install-launcher",
-        )
-    _check_executable(launchers)
-    _verify(directory, digest, owner)
+    verify_release(directory, owner=owner)
     return directory
 
 
-def install_launcher(source: Path, launchers: Path, *, owner: int = 0) -> tuple[str, bool]:
+def verify_release(directory: Path, *, owner: int = 0) -> None:
+    """Read all of a release, which is in a directory named by its digest.
+
+    Raises:
+        Misconfigured: it is not there, was changed, or others may change it.
+    """
+    if not directory.is_dir():
+        raise Misconfigured(
+            f"launcher release {directory.name} is not on this node: there is no {directory}",
+            hint=_HINT_INSTALL,
+        )
+    _check_executable(directory.parent)
+    _verify(directory, directory.name, owner)
+
+
+def install_launcher(source: Path, launchers: Path, *, owner: int = 0) -> Installed:
     """Install the launcher directory `source` below `launchers`.
+
+    What is there already and whole is left as it is. What is there and was changed is set aside, in
+    one step, and stays: containers that have it mounted keep it.
 
     Args:
         source: a whole launcher directory.
         launchers: the node's directory of releases; made where it is missing.
         owner: the user whose files the LAS trusts: root.
 
-    Returns:
-        Its digest, 64 hex digits, and whether it was not there before.
-
     Raises:
         Misconfigured: the source is not whole, the node's directory is on a file system mounted
-            `noexec`, others may write to it, or what is there already was changed.
+            `noexec`, or others may write to it.
         StorageFailed: it cannot be written.
     """
     digest = directory_digest(str(source)).hex()
@@ -69,15 +104,17 @@ def install_launcher(source: Path, launchers: Path, *, owner: int = 0) -> tuple[
         launchers.mkdir(mode=0o755, parents=True, exist_ok=True)
         _check_executable(launchers)
         with _alone(launchers):
-            if target.exists():
-                _verify(target, digest, owner)
-                return digest, False
+            damage = _damage(target, owner) if os.path.lexists(target) else ""
+            if not damage and target.is_dir():
+                return Installed(digest, new=False)
             with _temporary(launchers) as making:
                 _copy(source, making)
                 _verify(making, digest, owner)
-                making.rename(target)
+                aside = _replace(making, target) if damage else None
+                if aside is None:
+                    making.rename(target)
             _sync(launchers)
-            return digest, True
+            return Installed(digest, new=True, set_aside=aside, because=damage)
     except OSError as error:
         needed = "" if error.errno != errno.ENOSPC else f"; it needs {_size(source) >> 20} MB"
         reason = (error.strerror or "failed").lower()
@@ -92,8 +129,39 @@ def _verify(directory: Path, digest: str, owner: int) -> None:
     if found != digest:
         raise Misconfigured(
             f"launcher directory {directory} has the digest {found}, expected its name",
-            hint="remove it once no container uses it, and install it again",
+            hint=_HINT_INSTALL,
         )
+
+
+def _damage(target: Path, owner: int) -> str:
+    """What is wrong with a release that is there; empty where nothing is."""
+    if target.is_symlink():
+        return f"{target} is a link, expected a directory"
+    try:
+        verify_release(target, owner=owner)
+    except Misconfigured as error:
+        return error.message
+    return ""
+
+
+def _replace(fresh: Path, target: Path) -> Path:
+    """Put `fresh` in the place of `target`, of which there is one at any moment; where it is now.
+
+    The name under which the old one stays is taken before it is there: an installation that is
+    killed between the two would else have its successor remove it as a temporary directory.
+    """
+    number = 0
+    while os.path.lexists(aside := target.parent / f"{_SET_ASIDE}{target.name}-{number}"):
+        number += 1
+    fresh.rename(aside)
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(aside), os.fsencode(target)
+    exchange = (_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE))
+    if library.renameat2(*exchange):
+        failed = ctypes.get_errno()
+        aside.rename(fresh)
+        raise OSError(failed, os.strerror(failed), os.fspath(target))
+    return aside
 
 
 def _check_executable(directory: Path) -> None:

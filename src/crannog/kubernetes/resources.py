@@ -58,6 +58,7 @@ RESOURCES = (
     Resource("sgx.k8s.io/ias", lambda found: found.ias),
     Resource("sgx.k8s.io/dcap", _dcap),
 )
+NAMES = tuple(resource.name for resource in RESOURCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,14 @@ class Offer:
         mode: with or without devices.
         found: its devices.
         count: how many containers of each resource.
+        whole: whether the launcher release is there, as it was made. Without it every device is
+            unhealthy: pods wait for a node, where they would else be failed by the kubelet.
     """
 
     mode: Mode
     found: Found
     count: int
+    whole: bool = True
 
     def nodes(self, resource: Resource) -> tuple[Node, ...]:
         """The device nodes that a container of `resource` is given."""
@@ -80,6 +84,10 @@ class Offer:
 
     def available(self, resource: Resource) -> bool:
         """Whether a new container may be given `resource`."""
+        return self.whole and self.present(resource)
+
+    def present(self, resource: Resource) -> bool:
+        """Whether the node has what `resource` needs."""
         return self.mode is Mode.SIMULATION or bool(resource.nodes(self.found))
 
     def ids(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from crannog.kubernetes.resources import MAX_PODS, Mode
+from crannog.kubernetes.resources import MAX_PODS, NAMES, Mode
 
 PLUGIN_DIRECTORY = Path("/var/lib/kubelet/device-plugins")
 LAUNCHERS = Path("/var/lib/crannog/launcher")
@@ -22,6 +22,7 @@ class PluginSettings:
             the plugin sees under the same path.
         mode: whether containers are given a device.
         max_pods: how many containers of each resource.
+        resources: the names of those that are offered.
         plugin_directory: the kubelet's directory for plugins.
         socket_directory: on the node, the directory of the LAS's socket.
         devices: where the node's /dev is seen.
@@ -29,11 +30,14 @@ class PluginSettings:
         holder: who this is, for another plugin that finds the directory taken.
         poll_seconds: how often devices and sockets are looked at.
         stream_seconds: how long a kubelet may leave a registered resource without a stream.
+        release_seconds: how often the release is looked at, besides at each allocation.
+        owner: the user whose files are trusted: root.
     """
 
     release: Path
     mode: Mode
     max_pods: int = MAX_PODS
+    resources: tuple[str, ...] = NAMES
     plugin_directory: Path = PLUGIN_DIRECTORY
     socket_directory: Path = SOCKET_DIRECTORY
     devices: Path = Path("/dev")
@@ -41,3 +45,5 @@ class PluginSettings:
     holder: str = ""
     poll_seconds: float = 1.0
     stream_seconds: float = 5.0
+    release_seconds: float = 10.0
+    owner: int = 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from crannog.errors import Error
-from crannog.kubernetes.resources import RESOURCES, Offer
+from crannog.kubernetes.resources import RESOURCES, Mode, Offer
 from crannog.transport.http import HttpLimits, Request, Response, serve_http
 from crannog.transport.listener import Listener, Slot, tcp_socket
 from crannog.transport.stream import SocketStream
@@ -51,6 +52,12 @@ class Metrics:
         self._mode = Gauge(
             "crannog_plugin_mode", "1 for the mode it is in", ["mode"], registry=self._registry
         )
+        self._given = Gauge(
+            "crannog_plugin_given_devices",
+            "Devices that the kubelet has given to containers, by the mode they were given in",
+            ["mode"],
+            registry=self._registry,
+        )
 
     def allocation(self, resource: str, outcome: str) -> None:
         """Count an answer to Allocate: `given`, or the code of the refusal."""
@@ -63,6 +70,11 @@ class Metrics:
     def label_update(self, outcome: str) -> None:
         """Count an update of the node's labels: `set`, or the code of the failure."""
         self._labels.labels(outcome).inc()
+
+    def given(self, devices: Mapping[Mode, int]) -> None:
+        """Show which devices containers have."""
+        for mode, count in devices.items():
+            self._given.labels(mode.value).set(count)
 
     def offer(self, offer: Offer, served: frozenset[str]) -> None:
         """Show what is announced; `served` names the resources that are registered at all."""
@@ -108,6 +120,7 @@ class StatusServer:
         self._metrics = metrics
         self._readiness = Readiness(("starting",))
         self._beat = time.monotonic()
+        self._dead = ""
         self._listener = Listener(
             "status",
             tcp_socket(*address, "device plugin"),
@@ -133,6 +146,10 @@ class StatusServer:
         """Say that the plugin's thread is at work."""
         self._beat = time.monotonic()
 
+    def give_up(self, reason: str) -> None:
+        """Say from now on that only another start can help."""
+        self._dead = reason
+
     def tell(self, readiness: Readiness) -> None:
         """What `/ready` says from now on."""
         self._readiness = readiness
@@ -143,6 +160,8 @@ class StatusServer:
             return _answer(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET")
         match request.target.partition("?")[0]:
             case "/live":
+                if self._dead:
+                    return _answer(HTTPStatus.SERVICE_UNAVAILABLE, self._dead)
                 since = time.monotonic() - self._beat
                 if since > _LIVE_SECONDS:
                     text = f"nothing was looked at for {since:.0f} s"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import io
+import json
 import os
+import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from crannog.errors import Conflict, Error, Misconfigured, Refused, StorageFailed
+from crannog.errors import Conflict, Error, Misconfigured, Refused
+from crannog.kubernetes.checkpoint import CHECKPOINT
 from crannog.kubernetes.kubelet import HOLDER_FILE, KUBELET_SOCKET
 from crannog.kubernetes.messages import RegisterRequest
 from crannog.kubernetes.plugin import DevicePlugin
+from crannog.kubernetes.release import install_launcher
 from crannog.kubernetes.resources import RESOURCES, Mode
 from crannog.kubernetes.settings import PluginSettings
 from crannog.testing.kubelet import FakeKubelet
 from crannog.transport.log import server_log
 from tests.unit.kubernetes.test_devices import device
+from tests.unit.kubernetes.test_release import _launcher
 
 NAMES = tuple(sorted(resource.name for resource in RESOURCES))
 SGX = "sgx.k8s.io/sgx"
@@ -32,12 +38,14 @@ class Rig:
 
     def __init__(self, path: Path) -> None:
         self.devices, self.plugins = path / "dev", path / "plugins"
-        for directory in (self.devices, self.plugins, path / "las", path / "release"):
+        for directory in (self.devices, self.plugins, path / "las"):
             directory.mkdir()
-        (path / "release/run").write_text("")
+        self.carried = _launcher(path / "crannog", "one")
+        self.launchers = path / "launchers"
+        digest = install_launcher(self.carried, self.launchers, owner=os.geteuid()).digest
         self.log = io.StringIO()
         self.settings = PluginSettings(
-            release=path / "release",
+            release=self.launchers / digest,
             mode=Mode.SIMULATION,
             max_pods=3,
             plugin_directory=self.plugins,
@@ -47,6 +55,8 @@ class Rig:
             holder="pod kube-system/one, in simulation",
             poll_seconds=0.02,
             stream_seconds=1.0,
+            release_seconds=0.2,
+            owner=os.geteuid(),
         )
 
     def plugin(self, mode: Mode = Mode.SIMULATION, holder: str = "") -> DevicePlugin:
@@ -126,15 +136,35 @@ def test_an_unknown_device_is_refused_to_the_kubelet(rig: Rig, kubelet: FakeKube
 def test_a_release_that_is_gone_is_refused_and_not_mounted(rig: Rig, kubelet: FakeKubelet) -> None:
     with rig.plugin():
         kubelet.wait(lambda it: it.listens_to(SGX))
-        (rig.settings.release / "run").unlink()
-        with pytest.raises(Refused, match="is gone from the node"):
+        rig.settings.release.rename(rig.launchers / "gone")
+        with pytest.raises(Refused, match=r"UNAVAILABLE: .* is not on this node: .*; hint: delete"):
             kubelet.allocate(SGX, ("simulation-0",))
+        kubelet.wait(lambda it: it.healthy(SGX) == 0)
+
+
+def test_a_release_that_was_changed_is_not_mounted_and_is_mended_by_the_next_installation(
+    rig: Rig, kubelet: FakeKubelet
+) -> None:
+    with rig.plugin() as plugin:
+        kubelet.wait(lambda it: it.healthy(SGX) == 3)
+        (rig.settings.release / "run").write_text("mine")
+        # Unhealthy, so that pods wait: one that is refused by Allocate is failed by the kubelet.
+        kubelet.wait(lambda it: it.healthy(SGX) == 0)
+        assert rig.log.getvalue().count("its own file says") == 1
+        with pytest.raises(Refused, match="its own file says"):
+            kubelet.allocate(SGX, ("simulation-0",))
+        eventually(lambda: "its own file says" in rig.get(plugin, "/ready")[1])
+        install_launcher(rig.carried, rig.launchers, owner=os.geteuid())
+        kubelet.wait(lambda it: it.healthy(SGX) == 3)
+        eventually(lambda: rig.get(plugin, "/ready")[0] == 200)
+        assert len(kubelet.allocate(SGX, ("simulation-0",)).container_responses) == 1
 
 
 def test_a_plugin_that_is_there_before_the_kubelet(rig: Rig) -> None:
     with rig.plugin() as plugin:
         eventually(lambda: "waiting for it" in rig.log.getvalue())
-        assert rig.get(plugin, "/ready") == (503, "the kubelet's socket is not there\n")
+        missing = (503, "the kubelet's socket is not there\n")
+        eventually(lambda: rig.get(plugin, "/ready") == missing)
         assert rig.get(plugin, "/live")[0] == 200
         with FakeKubelet(rig.plugins) as kubelet:
             kubelet.wait(lambda it: it.listens_to(*NAMES))
@@ -276,8 +306,6 @@ def test_an_upgraded_plugin_takes_over_what_stands(rig: Rig, kubelet: FakeKubele
 
 
 def test_sockets_that_a_killed_plugin_left_are_replaced(rig: Rig, kubelet: FakeKubelet) -> None:
-    import socket
-
     for resource in RESOURCES:
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(rig.plugins / resource.endpoint))
@@ -291,10 +319,79 @@ def test_a_directory_that_is_not_there(rig: Rig) -> None:
         rig.plugin().start()
 
 
-def test_a_socket_s_place_that_is_taken_by_a_directory(rig: Rig) -> None:
-    (rig.plugins / RESOURCES[0].endpoint).mkdir()
-    with pytest.raises(StorageFailed, match=r"socket .* cannot be made: is a directory"):
-        rig.plugin().start()
+def test_a_socket_s_place_that_is_taken_by_a_directory(rig: Rig, kubelet: FakeKubelet) -> None:
+    taken = rig.plugins / RESOURCES[0].endpoint
+    taken.mkdir()
+    with rig.plugin() as plugin:
+        kubelet.wait(lambda it: it.listens_to(*(set(NAMES) - {SGX})))
+        eventually(lambda: "cannot be made: is a directory" in rig.get(plugin, "/ready")[1])
+        taken.rmdir()
+        kubelet.wait(lambda it: it.listens_to(*NAMES))
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "socket of somebody else"])
+def test_a_socket_that_is_replaced_is_taken_back(
+    rig: Rig, kubelet: FakeKubelet, kind: str, tmp_path: Path
+) -> None:
+    with rig.plugin(), socket.socket(socket.AF_UNIX) as other:
+        kubelet.wait(lambda it: it.listens_to(*NAMES))
+        path = rig.plugins / kubelet.plugin(SGX).request.endpoint
+        path.unlink()
+        if kind == "file":
+            path.write_text("mine")
+        elif kind == "link":
+            (tmp_path / "kept").write_text("kept")
+            path.symlink_to(tmp_path / "kept")
+        else:
+            other.bind(str(path))
+            other.listen()
+        before = kubelet.registrations
+        kubelet.wait(lambda it: it.registrations > before and it.listens_to(*NAMES))
+        assert len(kubelet.allocate(SGX, ("simulation-0",)).container_responses) == 1
+        assert kind != "link" or (tmp_path / "kept").read_text() == "kept"
+
+
+def test_another_plugin_that_takes_a_resource_away_again_and_again_is_left_it_with_a_message(
+    rig: Rig, kubelet: FakeKubelet
+) -> None:
+    rig.settings = replace(rig.settings, stream_seconds=0.1)
+    with rig.plugin() as plugin:
+        for _ in range(3):
+            kubelet.wait(lambda it: it.listens_to(SGX))
+            kubelet.disconnect()
+        eventually(lambda: "another plugin" in rig.get(plugin, "/ready")[1])
+        eventually(lambda: rig.log.getvalue().count(f"{SGX}: the kubelet has let go of it") == 1)
+        assert "--offer" in rig.log.getvalue()
+
+
+def test_only_what_is_to_be_offered_is(rig: Rig, kubelet: FakeKubelet) -> None:
+    rig.settings = replace(rig.settings, resources=(SGX,))
+    with rig.plugin() as plugin:
+        kubelet.wait(lambda it: it.listens_to(SGX))
+        eventually(lambda: rig.get(plugin, "/ready")[0] == 200)
+        assert kubelet.resources() == (SGX,)
+
+
+def test_a_plugin_directory_that_is_removed_ends_the_plugin_by_its_liveness(rig: Rig) -> None:
+    with rig.plugin() as plugin:
+        eventually(lambda: "waiting for it" in rig.log.getvalue())
+        eventually(lambda: len(list(rig.plugins.iterdir())) >= len(NAMES))
+        shutil.rmtree(rig.plugins)
+        rig.plugins.mkdir()  # another one, which a container's mount does not show
+        eventually(lambda: rig.get(plugin, "/live")[0] == 503)
+        assert "was removed from the node" in rig.get(plugin, "/live")[1]
+        assert rig.log.getvalue().count("was removed from the node") == 1
+
+
+def test_devices_of_the_other_mode_that_containers_have_are_said(
+    rig: Rig, kubelet: FakeKubelet
+) -> None:
+    entry = {"ResourceName": SGX, "DeviceIDs": {"-1": ["hardware-1"]}}
+    content = {"Data": {"PodDeviceEntries": [entry]}, "Checksum": 1}
+    (rig.plugins / CHECKPOINT).write_text(json.dumps(content))
+    with rig.plugin() as plugin:
+        eventually(lambda: "1 devices of hardware are with containers" in rig.log.getvalue())
+        assert 'given_devices{mode="hardware"} 1' in rig.get(plugin, "/metrics")[1]
 
 
 def test_a_las_socket_directory_that_is_a_file(rig: Rig) -> None:
@@ -315,13 +412,24 @@ def test_a_status_port_that_is_taken(rig: Rig) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 @pytest.mark.parametrize(
-    ("option", "said"), [("ro", "read-only file system"), ("nr_inodes=1", "no space left")]
+    ("option", "room", "said"),
+    [
+        ("ro", "remount,rw", "read-only file system"),
+        ("nr_inodes=1", "remount,nr_inodes=100", "no space left"),
+    ],
 )
-def test_a_directory_that_takes_no_socket(rig: Rig, option: str, said: str) -> None:
+def test_a_directory_that_takes_no_socket_is_tried_until_it_does(
+    rig: Rig, option: str, room: str, said: str
+) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", rig.plugins], check=True)
     try:
-        with pytest.raises(StorageFailed, match=f"cannot be made: {said}"):
-            rig.plugin().start()
+        with rig.plugin() as plugin:
+            eventually(lambda: rig.log.getvalue().count(f"cannot be made: {said}") == len(NAMES))
+            eventually(lambda: rig.get(plugin, "/ready")[0] == 503)
+            subprocess.run(["mount", "-o", room, rig.plugins], check=True)
+            with FakeKubelet(rig.plugins) as kubelet:
+                kubelet.wait(lambda it: it.listens_to(*NAMES))
+            assert rig.log.getvalue().count(f"cannot be made: {said}") == len(NAMES)
     finally:
         subprocess.run(["umount", rig.plugins], check=True)
 
