@@ -206,12 +206,13 @@ class LasServer:
     def _answer(self, end: LasEnd, event: LasServerEvent, asker: Asker) -> bytes:
         if isinstance(event, Probe):
             return end.status(self._answers.status(asker.method))
+        # Both cost a look at the container's record, which its own manifest can make a long one.
+        if asker.container is not None and not self._pace.take(asker.container, time.monotonic()):
+            error = Unavailable("this container asks too often")
+            return end.refusal(_refusal(error, retry=True))
         if isinstance(event, Configured):
             self._answers.configured(asker)
             return end.noted()
-        if asker.container is not None and not self._pace.take(asker.container, time.monotonic()):
-            error = Unavailable("this container asks for statements too often")
-            return end.refusal(_refusal(error, retry=True))
         try:
             return end.quoted(self._answers.quote(event, asker))
         except Denied as error:

@@ -391,8 +391,9 @@ def test_a_container_that_asks_too_often_is_told_to_wait_and_others_are_not() ->
     assert not pace.take("one", 12.0)
 
 
+@pytest.mark.parametrize("what", ["a statement", "an acknowledgement"])
 def test_the_las_tells_a_container_that_asks_too_often_to_try_again(
-    las: Las, monkeypatch: pytest.MonkeyPatch
+    las: Las, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr("crannog.las.server.whose_connection", lambda process: ("c", True))
 
@@ -400,7 +401,10 @@ def test_the_las_tells_a_container_that_asks_too_often_to_try_again(
         for _ in range(5):
             with LasConnection(las.unix) as connection:
                 for _ in range(16):
-                    connection.quote(REQUEST)
+                    if what == "a statement":
+                        connection.quote(REQUEST)
+                    else:
+                        connection.configured()
 
     with pytest.raises(Unavailable, match="LAS refused") as caught:
         ask()
