@@ -124,11 +124,15 @@ class DirectoryLock:
     def sign(self) -> None:
         """Write down who holds it. A directory that takes no file is no reason to stop."""
         path = self._directory / HOLDER_FILE
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        text = self._holder.encode()[:_HOLDER_BYTES]
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with contextlib.suppress(OSError):
             descriptor = os.open(path, flags, 0o644)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._holder.encode()[:_HOLDER_BYTES])
+            with os.fdopen(descriptor, "r+b", buffering=0) as file:
+                if file.read(_HOLDER_BYTES + 1) != text:  # never empty for a reader meanwhile
+                    file.seek(0)
+                    file.write(text)
+                    file.truncate()
 
     def _other(self) -> str:
         try:

@@ -126,7 +126,8 @@ def test_a_file_of_another_form_is_not_known(data: bytes) -> None:
 @given(JSON)
 def test_ids_of_another_form_are_not_counted(ids: object) -> None:
     entry = {**_entry(NAMES[0]), "DeviceIDs": ids}
-    assert parse_checkpoint(_checkpoint(entry)) == dict.fromkeys(Mode, 0)
+    found = parse_checkpoint(_checkpoint(entry))
+    assert found is None or not any(found.values())
 
 
 def test_a_file_that_is_a_link_or_a_pipe_is_not_read(tmp_path: Path) -> None:
