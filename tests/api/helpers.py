@@ -14,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from crannog.cas.server import CasServer
+from crannog.cas.service import Clock
 from crannog.cas.settings import CasSettings
 from crannog.evidence.envelope import Envelope
 from crannog.evidence.statement import Statement, sign_statement
@@ -31,6 +32,7 @@ from crannog.transport.tls import (
     Identity,
     Pin,
     fresh_identity,
+    now_utc,
     server_context,
     server_stream,
 )
@@ -157,7 +159,7 @@ def statement(
 
 
 @contextmanager
-def running(state: Path, **changes: Any) -> Iterator[Cas]:
+def running(state: Path, *, now: Clock = now_utc, **changes: Any) -> Iterator[Cas]:
     """A CAS with its state in `state`; `changes` are of `CasSettings`."""
     settings = CasSettings(
         state,
@@ -167,7 +169,7 @@ def running(state: Path, **changes: Any) -> Iterator[Cas]:
         drain_seconds=2.0,
     )
     logged = SharedLog()
-    server = CasServer(replace(settings, **changes), log=logged.log)
+    server = CasServer(replace(settings, **changes), log=logged.log, now=now)
     with server:
         yield Cas(server, logged)
 
