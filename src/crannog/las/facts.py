@@ -152,6 +152,17 @@ def parse_started(data: bytes) -> int:
     return int(fields[19])
 
 
+def parse_misc_devices(data: bytes) -> tuple[tuple[int, str], ...]:
+    """The minor numbers and names in /proc/misc, in the file's order; `FormatError`."""
+    found: list[tuple[int, str]] = []
+    for line in _lines(data):
+        number, _, name = line.strip().partition(" ")
+        if not (number.isascii() and number.isdigit() and len(number) < 10):
+            raise FormatError("the list of miscellaneous devices is not as the kernel writes it")
+        found.append((int(number), name))
+    return tuple(found)
+
+
 def parse_groups(data: bytes) -> tuple[str, ...]:
     """The paths in /proc/PID/cgroup, in the file's order; `FormatError`."""
     found: list[str] = []

@@ -35,18 +35,28 @@ _ALLOWED_DEVICES = frozenset(
 )
 _PTS = 136
 
+# What a device plugin gives a container for SGX: an enclave's memory is of who opens the device.
+# Their minor numbers are the kernel's choice at each start of the node (ADR 1044).
+_MISC = 10
+_ENCLAVE_DEVICES = ("sgx_enclave", "sgx_provision", "isgx")
+
 _SYSCTL = ("net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 
 
-def powers(oci: Oci, facts: Facts) -> Iterator[str]:
-    """The reasons of this module."""
+def enclave_devices(misc: tuple[tuple[int, str], ...]) -> frozenset[tuple[int, int]]:
+    """Major and minor numbers of SGX's devices, of the kernel's list of minor numbers and names."""
+    return frozenset((_MISC, minor) for minor, name in misc if name in _ENCLAVE_DEVICES)
+
+
+def powers(oci: Oci, facts: Facts, enclaves: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """The reasons of this module; `enclaves` are the node's devices of SGX."""
     yield from _capabilities(oci, facts)
     # The rules begin with the refusal of everything: without it the runtime refuses nothing.
     first = oci.devices[0] if oci.devices else None
     if first is None or first.allow or first.kind != "a" or set(first.access) != set("rwm"):
         yield "the container may use every device"
     for rule in oci.devices:
-        if rule.allow and not _harmless(rule):
+        if rule.allow and not _harmless(rule, enclaves):
             numbers = f"{rule.kind} {_number(rule.major)}:{_number(rule.minor)}"
             yield f"the container may use device {numbers}"
     # A privileged container has neither.
@@ -79,13 +89,13 @@ def _capabilities(oci: Oci, facts: Facts) -> Iterator[str]:
         yield f"the process has capabilities that are not allowed: {bits}"
 
 
-def _harmless(rule: DeviceRule) -> bool:
+def _harmless(rule: DeviceRule, enclaves: frozenset[tuple[int, int]]) -> bool:
     # To make a device file is not to use it.
     if not set(rule.access) - {"m"}:
         return True
     if rule.kind != "c":
         return False
-    return rule.major == _PTS or (rule.major, rule.minor) in _ALLOWED_DEVICES
+    return rule.major == _PTS or (rule.major, rule.minor) in _ALLOWED_DEVICES | enclaves
 
 
 def _number(value: int) -> str:

@@ -17,6 +17,7 @@ from crannog.las.facts import (
     LiveMount,
     ProcessStatus,
     parse_groups,
+    parse_misc_devices,
     parse_mounts,
     parse_process_status,
     parse_started,
@@ -177,6 +178,15 @@ def filters_of(pid: int) -> int:
             return parse_process_status(file.read(_LIMIT)).filters
     except (OSError, FormatError) as error:
         raise Denied(f"the status of process {pid} cannot be read") from error
+
+
+def misc_devices() -> tuple[tuple[int, str], ...]:
+    """Minor numbers and names of the node's miscellaneous devices; none where it is unreadable."""
+    try:
+        with open("/proc/misc", "rb") as file:
+            return parse_misc_devices(file.read(_LIMIT))
+    except (OSError, FormatError):
+        return ()
 
 
 def own_namespace(kind: str) -> int:

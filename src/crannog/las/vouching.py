@@ -12,7 +12,8 @@ from typing import NamedTuple
 from crannog.errors import Denied, Error
 from crannog.exchange.las import QuoteRequest
 from crannog.las.facts import Facts, LiveMount, Place, locate
-from crannog.las.process import Process, filters_of, mounts_of, own_namespace
+from crannog.las.powers import enclave_devices
+from crannog.las.process import Process, filters_of, misc_devices, mounts_of, own_namespace
 from crannog.las.record import Record, Release, plain
 from crannog.las.records.find import container_ids, find, readable
 from crannog.las.records.places import Places
@@ -142,6 +143,7 @@ class Witness:
             mounts=frozenset(mount.number for mount in (*init, *mounts_of("self"))),
             pid_namespace=own_namespace("pid"),
             user_namespace=own_namespace("user"),
+            enclave_devices=enclave_devices(misc_devices()),
             root=_recorded_root(record, facts, init),
         )
 

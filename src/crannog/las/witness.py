@@ -44,6 +44,7 @@ class Node(NamedTuple):
             in one namespace.
         filters: how many seccomp filters the node's init has, as all of its processes.
         pid_namespace: inode of the node's; likewise `user_namespace`.
+        enclave_devices: major and minor numbers of its devices of SGX.
         root: what is at the container's recorded root, by a mount table of the node; None where
             no table that could be read knows it.
     """
@@ -52,6 +53,7 @@ class Node(NamedTuple):
     filters: int
     pid_namespace: int
     user_namespace: int
+    enclave_devices: frozenset[tuple[int, int]]
     root: Place | None
 
 
@@ -67,7 +69,7 @@ def judge(
         *runs_loader(facts, release),
         *root_as_recorded(facts, node),
         *own_namespaces(record, facts, node),
-        *powers.powers(record.oci, facts),
+        *powers.powers(record.oci, facts, node.enclave_devices),
         *recorded_filters(record, facts, node),
         *bends.bends(record),
         *as_told(told, request),

@@ -100,6 +100,7 @@ def genuine(engine: str, change: Callable[[Document], object] | None = None) -> 
         filters=0,
         pid_namespace=4026531836,
         user_namespace=4026531837,
+        enclave_devices=frozenset({(10, 125)}),
         root=locate(init, state.root),
     )
     release = Release(

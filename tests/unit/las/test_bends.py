@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crannog.las.bends import hooks_of
+from crannog.las.facts import parse_misc_devices
+from crannog.las.powers import enclave_devices
 from tests.unit.las.genuine import ENGINES, Document, genuine
 from tests.unit.las.test_witness import refused
 
@@ -187,6 +189,9 @@ RULES: dict[str, Document] = {
     "memory": {"allow": True, "type": "c", "major": 1, "minor": 1, "access": "r"},
     "generic SCSI": {"allow": True, "type": "c", "major": 21, "minor": 0, "access": "rw"},
     "every character device": {"allow": True, "type": "c", "access": "rwm"},
+    "another miscellaneous device": {"allow": True, "type": "c", "major": 10, "minor": 126},
+    "every miscellaneous device": {"allow": True, "type": "c", "major": 10, "access": "rw"},
+    "a disk with an enclave's numbers": {"allow": True, "type": "b", "major": 10, "minor": 125},
 }
 
 
@@ -196,6 +201,19 @@ def test_a_device(engine: str, name: str) -> None:
         engine, lambda config: config["linux"]["resources"]["devices"].append(RULES[name])
     )
     refused(case, "the container may use device")
+
+
+def test_the_node_s_enclave_device_is_no_obstacle(engine: str) -> None:
+    rule = {"allow": True, "type": "c", "major": 10, "minor": 125, "access": "rw"}
+    case = genuine(engine, lambda config: config["linux"]["resources"]["devices"].append(rule))
+    assert case.reasons() == ()
+    without = case.node._replace(enclave_devices=frozenset())
+    refused(case._replace(node=without), "the container may use device c 10:125")
+
+
+def test_enclave_devices_are_known_by_the_kernel_s_names() -> None:
+    misc = parse_misc_devices(b"  1 psaux\n125 sgx_enclave\n126 sgx_provision\n124 sgx_vepc\n")
+    assert enclave_devices(misc) == {(10, 125), (10, 126)}
 
 
 FIRST: list[list[Document]] = [

@@ -13,6 +13,7 @@ from crannog.las.facts import (
     Place,
     locate,
     parse_groups,
+    parse_misc_devices,
     parse_mounts,
     parse_process_status,
     parse_started,
@@ -74,7 +75,8 @@ def test_a_group_s_name_with_another_line_end_does_not_name_a_second_group(end: 
 @given(st.binary(max_size=200))
 @settings(deadline=None)
 def test_other_texts_raise_our_errors_only(data: bytes) -> None:
-    for parse in (parse_mounts, parse_process_status, parse_started, parse_groups):
+    parsers = (parse_mounts, parse_process_status, parse_started, parse_groups, parse_misc_devices)
+    for parse in parsers:
         try:
             parse(data)
         except Error:
