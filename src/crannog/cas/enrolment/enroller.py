@@ -35,6 +35,10 @@ from crannog.transport.pace import Pace
 AT_ONCE = 8
 """Tokens that are looked at in all: each may wait for the issuer's keys."""
 
+LINES_AT_ONCE = 8
+"""Refusals of one pod's tokens that the audit log keeps at once: a thief has keys without end."""
+
+_LINES_PER_SECOND = 1 / 600
 _REMEMBERED = 256
 
 
@@ -82,6 +86,7 @@ class Enroller:
         self._now = now
         self._clock = clock
         self._pace = Pace()
+        self._lines = Pace(LINES_AT_ONCE, _LINES_PER_SECOND)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._told: OrderedDict[tuple[bytes, str, str], None] = OrderedDict()
@@ -154,7 +159,9 @@ class Enroller:
             admitted = self._trusted.admit_las(key, kept, notes)
         except (Denied, Conflict, TooLarge) as error:
             # One line in the audit log for each reason, however often a LAS tries again.
-            if self._first((key, claims.pod_uid, error.code)):
+            if self._first((key, claims.pod_uid, error.code)) and self._lines.take(
+                claims.pod_uid, self._clock()
+            ):
                 reason = ("reason", "; ".join(chain(error)))
                 self._trusted.refuse_las(key, (*notes, reason), actor=claims.subject)
             raise
