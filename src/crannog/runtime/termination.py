@@ -17,6 +17,7 @@ from crannog.runtime.log import Log, printable
 from crannog.runtime.settings import DEFAULT_TERMINATION_LOG, TERMINATION_LOG
 
 LIMIT = 4000  # bytes; the kubelet shows the last 4096 of the file
+FULL = 64 * 1024  # bytes; a probe that executes a launcher would fill the node's disk otherwise
 
 # Nothing is created or emptied, no link followed, and a pipe without a reader not waited for.
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -57,7 +58,8 @@ def leave_message(path: str, message: bytes) -> bool:
     except (OSError, ValueError):
         return False
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size >= FULL:
             return False
         return os.write(descriptor, message) == len(message)
     except OSError:

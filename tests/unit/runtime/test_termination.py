@@ -10,6 +10,7 @@ import pytest
 
 from crannog.runtime.log import Log, LogLevel
 from crannog.runtime.termination import (
+    FULL,
     LIMIT,
     leave_message,
     leave_reason,
@@ -44,6 +45,16 @@ def test_it_is_appended_to_a_regular_file(tmp_path: Path) -> None:
     file.write_text("of the program\n")
     assert leave_message(str(file), b"why\n")
     assert file.read_text() == "of the program\nwhy\n"
+
+
+def test_a_file_that_is_full_grows_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.touch()
+    # Each probe in a container that executes a launcher fails anew, for as long as the pod lives.
+    written = [leave_message(str(file), b"x" * LIMIT) for _ in range(40)]
+    assert written[0]
+    assert not written[-1]
+    assert file.stat().st_size < FULL + LIMIT
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
