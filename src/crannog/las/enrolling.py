@@ -1,23 +1,27 @@
 """The LAS's enrolment at a CAS by token, in a thread of its own: when, and what is said of it.
 
 Programs are answered all the while; whether a statement is worth level node is the CAS's question.
-Format: docs/formats/enrolment.md, "The LAS".
+When to try is counted by the monotonic clock: where the node's clock is wrong, a LAS enrols as
+often as elsewhere. Format: docs/formats/enrolment.md, "The LAS".
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import stat
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from crannog.errors import Error, Misconfigured, Unavailable, chain, hints
+from crannog.errors import Error, Misconfigured, Unavailable, chain, defect, hints
 from crannog.exchange.enrolment import Enrolled
 from crannog.exchange.limits import SERVICE_TOKEN
 from crannog.transport.address import Address
@@ -28,10 +32,16 @@ from crannog.transport.tls import Pin
 LOOK_SECONDS = 20.0
 """How often the token file is read: the kubelet replaces it."""
 
+SHORTEST_SECONDS = 60.0
+"""Between two enrolments by the same token, however little time seems to be left."""
+
 LONGEST_SECONDS = 600.0
 AGAIN_SECONDS = 60.0
 REFUSED_SECONDS = 300.0
-_SAY_SECONDS = 300.0
+SAY_SECONDS = 300.0
+
+Show: TypeAlias = Callable[[str], Enrolled]
+"""Shows a token to the CAS; as `enrolment_client.enrol`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +60,37 @@ class Enroller:
         settings: where and by what.
         key: the LAS's.
         log: lines for the operator.
+        show: shows a token to the CAS; by a connection to it where None is given.
+        now: seconds since the epoch.
+        clock: monotonic seconds.
+        chance: a number from 0 to 1, by which nodes do not all try again at once.
     """
 
-    def __init__(self, settings: EnrolmentSettings, key: Ed25519PrivateKey, *, log: Log) -> None:
+    def __init__(
+        self,
+        settings: EnrolmentSettings,
+        key: Ed25519PrivateKey,
+        *,
+        log: Log,
+        show: Show | None = None,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._settings = settings
-        self._key = key
         self._log = log
+        self._show = show or (lambda token: enrol(settings.cas, token, key, pin=settings.pin))
+        self._now = now
+        self._clock = clock
+        self._chance = chance
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="las-enrol", daemon=True)
-        self._until: int | None = None
-        self._said: tuple[str, float] = ("", float("-inf"))
+        self._shown = ""
+        self._due = float("-inf")
+        self._failures = 0
+        self._last: Enrolled | None = None
+        self._said = ""
+        self._said_at = float("-inf")
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -76,49 +107,67 @@ class Enroller:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        shown, due, failures = "", float("-inf"), 0
         while not self._stop.is_set():
-            now = time.monotonic()
             try:
-                token = read_token(self._settings.token)
-                if token == shown and now < due:
-                    self._stop.wait(min(LOOK_SECONDS, due - now))
-                    continue
-                enrolled = enrol(self._settings.cas, token, self._key, pin=self._settings.pin)
-            except Error as error:
-                failures += 1
-                pause = pause_after(error, failures)
-                self._failed(error)
-                self._stop.wait(pause * (1 - random.random() / 4))
-                shown = ""
-                continue
-            shown, failures = token, 0
-            due = time.monotonic() + self._enrolled(enrolled)
+                pause = self.step()
+            except Exception as error:  # noqa: BLE001  # the last line: a LAS must not stop renewing
+                self._failed(defect(error))
+                pause = AGAIN_SECONDS
+            self._stop.wait(pause)
 
-    def _enrolled(self, enrolled: Enrolled) -> float:
-        """Say so where it is news; seconds until it is to be renewed."""
-        left = LONGEST_SECONDS * 2
-        if enrolled.expires is not None:
-            left = max(0.0, enrolled.expires - time.time())
-        if self._said[0] or enrolled.expires != self._until or self._until is None:
-            until = "it is removed" if enrolled.expires is None else _moment(enrolled.expires)
+    def step(self) -> float:
+        """Look at the token file, and enrol where it is time; seconds until the next look."""
+        try:
+            token = read_token(self._settings.token)
+        except Error as error:
+            self._failed(error)
+            self._shown = ""
+            return LOOK_SECONDS
+        now = self._clock()
+        if token != self._shown or now >= self._due:
+            self._shown = token
+            self._due = now + self._try(token)
+        return max(0.0, min(LOOK_SECONDS, self._due - self._clock()))
+
+    def _try(self, token: str) -> float:
+        """Show the token; seconds until it is shown again."""
+        try:
+            enrolled = self._show(token)
+        except Error as error:
+            self._failures += 1
+            self._failed(error)
+            return pause_after(error, self._failures) * (1 - self._chance() / 4)
+        self._failures = 0
+        self._enrolled(enrolled)
+        return pause_until(enrolled, self._now())
+
+    def _enrolled(self, enrolled: Enrolled) -> None:
+        news = self._said or enrolled != self._last
+        self._last, self._said = enrolled, ""
+        if news:
             self._log.info(
-                f"LAS is enrolled at CAS {self._settings.cas} as node {enrolled.node} until {until}"
+                f"LAS is enrolled at CAS {self._settings.cas} as node {enrolled.node} "
+                f"until {_end(enrolled)}"
             )
-        self._until, self._said = enrolled.expires or 0, ("", float("-inf"))
-        return max(1.0, min(left / 2, LONGEST_SECONDS))
 
     def _failed(self, error: Error) -> None:
         reason = "; ".join((": ".join(chain(error)), *hints(error)))
-        before, said = self._said
-        now = time.monotonic()
-        if error.code == before and now < said + _SAY_SECONDS:
+        same = _without_numbers(reason)
+        now = self._clock()
+        if same == self._said and now < self._said_at + SAY_SECONDS:
             return
-        self._said = (error.code, now)
-        still = ""
-        if self._until is not None and self._until > time.time():
-            still = f"; still enrolled until {_moment(self._until)}"
+        self._said, self._said_at = same, now
+        still, last = "", self._last
+        if last is not None and (last.expires is None or last.expires > self._now()):
+            still = f"; still enrolled until {_end(last)}"
         self._log.warning(f"LAS is not enrolled at CAS {self._settings.cas}: {reason}{still}")
+
+
+def pause_until(enrolled: Enrolled, now: float) -> float:
+    """Seconds until a token is shown again that has enrolled the LAS; `now` may be wrong."""
+    if enrolled.expires is None:
+        return LONGEST_SECONDS
+    return max(SHORTEST_SECONDS, min((enrolled.expires - now) / 2, LONGEST_SECONDS))
 
 
 def pause_after(error: Error, failures: int) -> float:
@@ -150,5 +199,12 @@ def read_token(path: Path) -> str:
     return text
 
 
-def _moment(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+def _end(enrolled: Enrolled) -> str:
+    if enrolled.expires is None:
+        return "it is removed"
+    return f"{datetime.fromtimestamp(enrolled.expires, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _without_numbers(text: str) -> str:
+    # Request ids and seconds do not make a reason a new one.
+    return re.sub(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{16,}\b|[0-9]+", "#", text)
