@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from crannog.errors import Conflict, Misconfigured, NotFound, Unavailable
 from tests.cluster.local import cluster as clusters
 from tests.cluster.local import hierarchies, network, programs
 from tests.cluster.local.cluster import LocalCluster
+from tests.cluster.local.init import KUBELETS_SETTINGS, OWN
 from tests.cluster.local.settings import CONTROL_PLANE, EVERY_NODE, PAUSE
 from tests.cluster.rig import Cluster
 from tests.containers.rig import RUN
@@ -57,6 +59,36 @@ def _assert_nothing_left(name: str) -> None:
         assert process.name.encode() == ours or name.encode() not in arguments, arguments
 
 
+def _kernel_settings() -> dict[str, str]:
+    """What a kubelet would set for the whole machine."""
+    return {name: Path("/proc/sys", name).read_text() for name in KUBELETS_SETTINGS}
+
+
+def test_the_machines_kernel_settings_stay(other: str) -> None:
+    before = _kernel_settings()
+    clusters.up(other, count=1)
+    assert _kernel_settings() == before
+    done = clusters.attach(other).on_node(
+        "node1", "sh", "-c", "echo 7 > /proc/sys/kernel/core_pattern", check=False
+    )
+    assert done.returncode != 0
+    assert "Read-only" in done.stderr
+    assert _kernel_settings() == before
+
+
+def test_a_node_cannot_write_to_the_machines_file_systems(local: LocalCluster) -> None:
+    writable = local.on_node(
+        local.nodes[0], "sh", "-c", "cut -d' ' -f5,6 /proc/1/mountinfo | grep ' rw'"
+    ).stdout
+    places = {line.split()[0] for line in writable.splitlines()}
+    strangers = {
+        place
+        for place in places
+        if not any(place == own or place.startswith(f"{own}/") for own in OWN)
+    }
+    assert not strangers
+
+
 def test_a_second_cluster_is_none_of_the_first_ones_business(cluster: Cluster, other: str) -> None:
     second = clusters.up(other, count=1)
     assert second.ready_nodes() == ("node1",)
@@ -68,17 +100,26 @@ def test_a_second_cluster_is_none_of_the_first_ones_business(cluster: Cluster, o
     assert cluster.get("nodes")["items"]
 
 
-def test_down_removes_what_a_killed_up_left(other: str) -> None:
+def _bring_up(name: str, *, until: str) -> subprocess.Popen[str]:
+    """`make cluster` in a process of its own, come as far as this node's first process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.local", "--name", other, "up"],
+        [sys.executable, "-m", "tests.cluster.local", "--name", name, "up"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    # Its second node is about to come up, so there are processes, networks and mounts by now.
-    while not (clusters.STATES / other / "node2" / "control").exists():
+    deadline = time.monotonic() + 60
+    while not (clusters.STATES / name / until / "control").exists():
         assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{until} does not come up"
+        time.sleep(0.02)  # between two looks
+    return process
+
+
+def test_down_removes_what_a_killed_up_left(other: str) -> None:
+    process = _bring_up(other, until="node2")
+    # Its second node is about to come up, so there are processes, networks and mounts by now.
     process.kill()
     process.communicate()
     with pytest.raises(Conflict, match="left of a cluster"):
@@ -89,15 +130,7 @@ def test_down_removes_what_a_killed_up_left(other: str) -> None:
 
 
 def test_an_interrupted_up_leaves_nothing(other: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.local", "--name", other, "up"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (clusters.STATES / other / "node1" / "control").exists():
-        assert process.poll() is None, process.communicate()[1]
+    process = _bring_up(other, until="node1")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     process.communicate()
@@ -220,7 +253,7 @@ def test_new_pods_run_once_a_killed_component_is_back(
     )
 
 
-def test_a_node_that_lost_power_is_seen_and_comes_back(
+def test_a_node_that_was_killed_is_seen_and_comes_back(
     cluster: Cluster, local: LocalCluster
 ) -> None:
     lost = local.nodes[-1]

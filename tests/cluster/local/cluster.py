@@ -73,7 +73,7 @@ class LocalCluster:
     @property
     def within(self) -> tuple[str, ...]:
         """What a command is put after to run where the user sits; it ends with the cluster."""
-        cgroups = hierarchies.make(self.shape.name, "outside")[:1]
+        cgroups = hierarchies.paths(self.shape.name, "outside")[:1]
         return (
             *hierarchies.entering(cgroups),
             *network.entering(self.shape.name, "outside"),
@@ -125,7 +125,10 @@ class LocalCluster:
         nodes.order(self.state, node, f"start {component}")
 
     def stop_node(self, node: str) -> None:
-        """End a node as a power failure does: every process is killed, the network is gone."""
+        """End a node at once: every process is killed, the network is gone.
+
+        No power failure: what was written and not synced is still there.
+        """
         self._check(node)
         nodes.unmake(self.state, self.shape, node)
 

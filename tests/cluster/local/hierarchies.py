@@ -33,17 +33,19 @@ def roots() -> tuple[Path, ...]:
     return found
 
 
+def paths(name: str, place: str) -> tuple[Path, ...]:
+    """Where the cgroups of a node or of `outside` are, in every hierarchy."""
+    return tuple(root / f"{PREFIX}{name}" / place for root in roots())
+
+
 def make(name: str, place: str) -> tuple[Path, ...]:
     """The cgroups of a node, or of `outside`, in every hierarchy."""
-    made = []
-    for root in roots():
-        top = root / f"{PREFIX}{name}"
-        path = top / place
-        for each in (top, path):
+    made = paths(name, place)
+    for path in made:
+        for each in (path.parent, path):
             each.mkdir(exist_ok=True)
             _inherit(each)
-        made.append(path)
-    return tuple(made)
+    return made
 
 
 def _inherit(path: Path) -> None:
@@ -76,8 +78,7 @@ def end(name: str, place: str = "") -> None:
     Raises:
         Unavailable: some process does not end.
     """
-    tops = [root / f"{PREFIX}{name}" / place for root in roots()]
-    tops = [top for top in tops if top.is_dir()]
+    tops = [top for top in paths(name, place) if top.is_dir()]
     deadline = time.monotonic() + SECONDS
     while left := {pid for top in tops for pid in _processes(top)}:
         for pid in left:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -35,6 +36,16 @@ LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
+# Where a node has a file system of its own; what lies there of the machine's it does not see.
+OWN = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var")
+KUBELETS_SETTINGS = (
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+)
 PRIVATE = ("log", "lib/kubelet", "lib/containerd", "lib/cni", "lib/etcd", "lib/crannog", "cache")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +74,7 @@ def cgroup_mounts() -> list[tuple[str, str, str]]:
 
 def make_file_system(state: Path, node: str, programs: Path) -> None:
     """Give the node files of its own; of the machine's it sees the rest, and changes none."""
-    cgroups = cgroup_mounts()
+    cgroups, machines = cgroup_mounts(), _mounts()
     own = state / node / "var"
     for each in PRIVATE:
         (own / each).mkdir(parents=True, exist_ok=True)
@@ -90,8 +101,38 @@ def make_file_system(state: Path, node: str, programs: Path) -> None:
     if [kind for _, kind, _ in cgroups] == ["cgroup2"]:
         _make_room_for_controllers(Path("/sys/fs/cgroup"))
 
-    mount("none", "/", flags=BIND | REMOUNT | READ_ONLY)
+    _close_kernel_settings()
+    for place, kept in machines:
+        if not any(place == own or place.startswith(f"{own}/") for own in OWN):
+            mount("none", place, flags=BIND | REMOUNT | READ_ONLY | kept)
     mount("none", "/", flags=RECURSIVE | SHARED)
+
+
+def _mounts() -> list[tuple[str, int]]:
+    """Where the machine's file systems are, each with the flags that it keeps."""
+    flags = {"nosuid": NO_SUID, "nodev": NO_DEVICES, "noexec": NO_EXEC}
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        place, options = line.split()[4:6]
+        place = re.sub(r"\\(\d{3})", lambda blank: chr(int(blank[1], 8)), place)
+        found.append((place, sum(flags.get(option, 0) for option in options.split(","))))
+    return found
+
+
+def _close_kernel_settings() -> None:
+    """Let the node change settings of its own network alone.
+
+    A kubelet sets some that are the whole machine's, and does not start where it cannot. Of those
+    the node has copies.
+    """
+    for name in KUBELETS_SETTINGS:
+        copy, setting = Path("/run/settings", name), Path("/proc/sys", name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(setting.read_text())
+        mount(str(copy), str(setting), flags=BIND)
+    mount("/proc/sys/net", "/proc/sys/net", flags=BIND)
+    mount("/proc/sys", "/proc/sys", flags=BIND | RECURSIVE)
+    mount("none", "/proc/sys", flags=BIND | REMOUNT | READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC)
 
 
 def _make_devices() -> None:

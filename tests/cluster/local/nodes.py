@@ -104,7 +104,7 @@ def run(
         raise NotFound(f"node {node!r}, expected one of {', '.join(shape.node_names)}")
     done = subprocess.run(
         [
-            *hierarchies.entering(hierarchies.make(shape.name, node)[:1]),
+            *hierarchies.entering(hierarchies.paths(shape.name, node)[:1]),
             *("nsenter", f"--target={first_process(state, node)}"),
             *("--mount", "--pid", "--net", "--uts", "--ipc", "--", *command),
         ],

@@ -26,9 +26,12 @@ Manifest = dict[str, Any]
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """One command of helm, of the PATH or of the test cluster's programs."""
-    program = shutil.which("helm") or (programs.built() and str(programs.directory() / "helm"))
+    program = shutil.which("helm")
     if not program:
-        pytest.skip("there is no helm in PATH, and no test cluster's was built")
+        reason = programs.why_not()
+        if reason:
+            pytest.skip(f"there is no helm in PATH, and no test cluster's: {reason}")
+        program = str(programs.build() / "helm")  # or wait until it is
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
