@@ -3,13 +3,11 @@
 Set are the registry's address before the images' names and the CAS's address, nothing else. Left
 out are the blocks that fetch the finished script and install the device plugin, which the session
 did before. What a person does in a second terminal (a port-forward) is done there, and what is
-typed in a container's shell is typed there. A cluster whose nodes do not have the tutorial's
-172.17.0.1 is told the LAS's address by CRANNOG_TEST_LAS.
+typed in a container's shell is typed there.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import time
@@ -21,11 +19,10 @@ import pytest
 
 from tests.cluster.outside import OutsideCas
 from tests.cluster.rig import Cluster
-from tests.containers.podman import SETTINGS, write_docker_shim
-from tests.tutorial.seed import Reply, bash_blocks, block_with, replies, seed_text
+from tests.cluster.tutorial import terminal, text_for
+from tests.tutorial.seed import Reply, bash_blocks, block_with, replies
 
 NAMESPACE = "hello-scone"
-LAS = "172.17.0.1"
 LEFT_OUT = ("git clone", "./run_hello_world.sh", "helm install")
 ATTESTED = (
     "attested-hello-world",
@@ -87,24 +84,7 @@ def forwards(cluster: Cluster) -> Iterator[Forwards]:
 @pytest.fixture
 def tutorial(cluster: Cluster, cluster_images: Mapping[str, str], outside_cas: OutsideCas) -> str:
     """The text with this cluster's addresses, and the images that it names pushed."""
-    text, images = re.subn(
-        r"(?<=[ =])sconecuratedimages/", f"{cluster.registry}/sconecuratedimages/", seed_text()
-    )
-    text, addresses = re.subn(
-        r"^export SCONE_CAS_ADDR=\S+$",
-        f"export SCONE_CAS_ADDR={outside_cas.address}",
-        text,
-        flags=re.MULTILINE,
-    )
-    assert (images, addresses) == (5, 1)
-    las = os.environ.get("CRANNOG_TEST_LAS", LAS)
-    text = re.sub(rf'(value: "?){re.escape(LAS)}', rf"\g<1>{las}", text)
-    blocks = bash_blocks(text)
-    for image, mark in (("python", "export BASE_IMAGE"), ("las", "kind: DaemonSet")):
-        found = re.search(rf"{cluster.registry}/(\S+)", block_with(blocks, mark))
-        assert found is not None
-        cluster.push(cluster_images[image], found[1])
-    return text
+    return text_for(cluster, cluster_images, outside_cas.address)
 
 
 @pytest.fixture
@@ -156,7 +136,7 @@ def test_the_tutorial_as_it_is_written(
             command[0],
             command[1:],
             cwd=tmp_path,
-            env=_environment(cluster, tmp_path),
+            env=terminal(cluster, tmp_path),
             encoding="utf-8",
             codec_errors="replace",
             timeout=SECONDS,
@@ -194,24 +174,6 @@ def test_the_tutorial_as_it_is_written(
     assert "level simulation only" in las
     assert deleted < TWO_LOOKS, f"kubectl delete namespace took {deleted:.1f} s"
     _assert_encrypted(tmp_path)
-
-
-def _environment(cluster: Cluster, directory: Path) -> dict[str, str]:
-    path = cluster.environment.get("PATH", os.environ["PATH"])
-    if cluster.engine.name == "podman":
-        programs = directory / "bin"
-        programs.mkdir()
-        write_docker_shim(programs)
-        path = f"{programs}:{path}"
-    kept = {name: os.environ[name] for name in (*SETTINGS, "KUBECONFIG") if name in os.environ}
-    return {
-        **kept,
-        **cluster.environment,
-        "PATH": path,
-        "HOME": str(directory),
-        "TMPDIR": str(directory),
-        "REPLIES": str(directory),
-    }
 
 
 def _type(shell: pexpect.spawn[str], blocks: list[str]) -> None:
