@@ -63,7 +63,7 @@ def make(state: Path, shape: Shape, node: str, programs: Path) -> None:
 
 
 def unmake(state: Path, shape: Shape, node: str) -> None:
-    """Kill every process of a node and remove its network: power lost."""
+    """Kill every process of a node and remove its network."""
     hierarchies.end(shape.name, node)
     (state / node / "control").unlink(missing_ok=True)
     network.remove(shape.name, node)
