@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import pytest
+
 from tests.cluster.local.cluster import LocalCluster
 from tests.containers.rig import Engine
 
@@ -142,6 +144,19 @@ class Cluster:
         """`kubectl get ARGUMENTS -o json`, parsed."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
         return found
+
+    def leave_alone(self, *names: tuple[str, str]) -> None:
+        """Skip the test where something has a name, which the test would use and then remove.
+
+        Each is `KIND/NAME` and its namespace, "" for none. On a cluster of this machine everything
+        is the tests' own.
+        """
+        if self.local is not None:
+            return
+        for what, namespace in names:
+            where = ("-n", namespace) if namespace else ()
+            if self.kubectl("get", what, *where, "--ignore-not-found", "-o", "name").stdout:
+                pytest.skip(f"this cluster has a {what} that is not the tests': it is left alone")
 
     def apply(self, manifest: str, namespace: str = "") -> None:
         """Create or change what a manifest says."""

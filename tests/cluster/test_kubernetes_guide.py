@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tools.charts import write_repository
 
-from tests.cluster.charts import Release
+from tests.cluster.charts import CRANNOG, Release
 from tests.cluster.rig import Cluster
 from tests.tutorial.seed import PROJECT
 
@@ -40,6 +40,11 @@ kubectl delete namespace cas --ignore-not-found
 @pytest.fixture
 def room(plugin: Release, without_las: dict[str, str]) -> Iterator[dict[str, str]]:
     """The session's own plugin removed as well; the keys of its LASes."""
+    plugin.cluster.leave_alone(
+        ("namespace/cas", ""),
+        ("daemonset/las", "kube-system"),
+        ("daemonset/sgxdevplugin", "kube-system"),
+    )
     values = plugin.given()
     plugin.uninstall()
     try:
@@ -85,7 +90,11 @@ def test_the_guide_installs_what_it_says(
         )
         assert "attested at level node or above" in done.stdout
         assert "is trustworthy" in done.stdout
-        assert all(key in done.stdout for key in room)
+        listed = ["exec", "-n", "cas", "cas-0", "--", CRANNOG, "cas", "las", "list"]
+        cluster.wait(
+            lambda: all(key in cluster.kubectl(*listed).stdout for key in room),
+            "every node's LAS in the CAS's list",
+        )
     finally:
         cluster.user(["sh", "-c", _REMOVE], environment=environment, timeout=300)
     if cluster.local is not None:

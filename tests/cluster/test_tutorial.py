@@ -90,6 +90,7 @@ def tutorial(cluster: Cluster, cluster_images: Mapping[str, str], outside_cas: O
 @pytest.fixture
 def nothing_there(cluster: Cluster) -> Iterator[None]:
     """No namespace of the tutorial's name before, and none afterwards."""
+    cluster.leave_alone((f"namespace/{NAMESPACE}", ""))
     delete = ("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true")
     cluster.kubectl(*delete)
     yield
