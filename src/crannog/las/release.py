@@ -23,6 +23,7 @@ LOADER = "lib/ld.so"
 REPLACED = "the node's launcher was replaced after the LAS had started: the LAS has to start again"
 
 _MOST_ENTRIES = 100_000
+_UNREAD = b""  # no directory's marks
 _RELEASE = re.compile(r"[0-9a-f]{64}")
 
 
@@ -122,7 +123,7 @@ class Releases:
         """
         name = digest.hex()
         path = self._directory / name
-        if _RELEASE.fullmatch(name) is None or not path.is_dir():
+        if _RELEASE.fullmatch(name) is None or not _is_directory(path):
             with self._lock:
                 self._known.pop(digest, None)
             raise Denied(f"the node has no launcher {name} in {self._directory}")
@@ -148,7 +149,7 @@ class Releases:
 
     def unready(self) -> str:
         """Why there is none; "" where there is one."""
-        if not self._directory.is_dir():
+        if not _is_directory(self._directory):
             return f"the directory of launchers {self._directory} is not there"
         if not self.digests():
             return f"there is no whole launcher in {self._directory} yet"
@@ -164,14 +165,19 @@ class Releases:
         try:
             release = load_release(path, self._socket_directory, owner=self._owner)
         except Error as error:
-            reason = error.message
+            reason, cause = error.message, error.__cause__
+        except OSError as error:  # taken away while it was looked at
+            reason, cause = f"launcher directory {path}: {_why(error)}", error
         else:
             if release.digest == digest:
                 self._tell(f"launcher {digest.hex()} is whole")
                 return _Known(now, release, "")
-            reason = f"launcher directory {path} has the digest {release.digest.hex()}"
-        self._tell(f"launcher {digest.hex()} is not vouched for: {reason}")
-        return _Known(now, None, reason)
+            reason, cause = f"launcher directory {path} has the digest {release.digest.hex()}", None
+        known = self._known.get(digest)
+        if known is None or known.reason != reason:
+            self._tell(f"launcher {digest.hex()} is not vouched for: {reason}")
+        # What could not be read now says nothing of what is there: it is read again.
+        return _Known(_UNREAD if isinstance(cause, OSError) else now, None, reason)
 
 
 def load_release(launcher: Path, socket_directory: Path | None, *, owner: int = 0) -> Release:
@@ -191,7 +197,7 @@ def load_release(launcher: Path, socket_directory: Path | None, *, owner: int = 
         loader = file_id(os.stat(launcher / LOADER))
     except OSError as error:
         raise Misconfigured(
-            f"launcher directory {launcher} has no {LOADER}: {(error.strerror or '').lower()}"
+            f"launcher directory {launcher} has no {LOADER}: {_why(error)}"
         ) from error
     where = place(launcher)
     if where is None:
@@ -202,6 +208,15 @@ def load_release(launcher: Path, socket_directory: Path | None, *, owner: int = 
         launcher=where,
         socket=None if socket_directory is None else place(socket_directory),
     )
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or "failed").lower()
+
+
+def _is_directory(path: Path) -> bool:
+    # Not `Path.is_dir`, which raises for what cannot be looked at: that is a reason here, too.
+    return os.path.isdir(path)
 
 
 def place(directory: Path) -> Place | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -155,6 +156,50 @@ def test_other_names_are_not_looked_at(side: Side) -> None:
     (side.root / "README").write_text("x")
     (side.root / ("c" * 64)).symlink_to(".installing")
     assert side.releases.digests() == ()
+
+
+def test_one_that_is_taken_away_while_it_is_looked_at_is_refused(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = side.install("one")
+
+    def verify(directory: str, *, owner: int = 0) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory", directory)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(release_module, "verify_launcher_directory", verify)
+        with pytest.raises(Denied, match="no such file"):
+            side.releases.find(digest)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_one_that_could_not_be_read_for_a_moment_is_read_again(
+    side: Side, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    digest = side.install("one")
+
+    def verify(directory: str, *, owner: int = 0) -> bytes:
+        reason = OSError(errno.EMFILE, "Too many open files")
+        if ours:
+            raise Misconfigured("it cannot be read: Too many open files") from reason
+        raise reason
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(release_module, "verify_launcher_directory", verify)
+        for _ in range(3):
+            with pytest.raises(Denied, match=r"(?i)too many open files"):
+                side.releases.find(digest)
+        assert len(side.said) == 1
+    assert side.releases.find(digest).digest == digest
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "file/below"])
+def test_a_directory_that_cannot_be_looked_at_is_a_reason(side: Side, name: str) -> None:
+    (side.root / "file").touch()
+    releases = Releases(side.root / name, None, owner=os.getuid(), tell=side.said.append)
+    assert name in releases.unready()
+    with pytest.raises(Denied, match="has no launcher"):
+        releases.find(b"x" * 32)
 
 
 def test_a_missing_directory_is_a_reason(side: Side) -> None:
