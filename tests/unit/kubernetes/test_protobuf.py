@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
+from vectors.plugin.generate import reference
 
 from crannog.errors import FormatError
 from crannog.kubernetes.messages import (
@@ -26,74 +24,7 @@ from crannog.kubernetes.messages import (
 )
 from crannog.kubernetes.protobuf import Fields
 
-_TYPES = {"string": 9, "bool": 8}
-# name: type or message (`*` repeated, `map` of strings), number; from the interface.
-_SCHEMA: dict[str, dict[str, tuple[str, int]]] = {
-    "Empty": {},
-    "DevicePluginOptions": {
-        "pre_start_required": ("bool", 1),
-        "get_preferred_allocation_available": ("bool", 2),
-    },
-    "RegisterRequest": {
-        "version": ("string", 1),
-        "endpoint": ("string", 2),
-        "resource_name": ("string", 3),
-        "options": ("DevicePluginOptions", 4),
-    },
-    "Device": {"ID": ("string", 1), "health": ("string", 2)},
-    "ListAndWatchResponse": {"devices": ("*Device", 1)},
-    "ContainerAllocateRequest": {"devices_ids": ("*string", 1)},
-    "AllocateRequest": {"container_requests": ("*ContainerAllocateRequest", 1)},
-    "Mount": {
-        "container_path": ("string", 1),
-        "host_path": ("string", 2),
-        "read_only": ("bool", 3),
-    },
-    "DeviceSpec": {
-        "container_path": ("string", 1),
-        "host_path": ("string", 2),
-        "permissions": ("string", 3),
-    },
-    "ContainerAllocateResponse": {
-        "envs": ("map", 1),
-        "mounts": ("*Mount", 2),
-        "devices": ("*DeviceSpec", 3),
-    },
-    "AllocateResponse": {"container_responses": ("*ContainerAllocateResponse", 1)},
-}
-
-
-def _reference() -> dict[str, Callable[..., Any]]:
-    file: Any = descriptor_pb2.FileDescriptorProto(
-        name="api.proto", package="v1beta1", syntax="proto3"
-    )
-    for name, fields in _SCHEMA.items():
-        message = file.message_type.add(name=name)
-        for field_name, (kind, number) in fields.items():
-            field = message.field.add(name=field_name, number=number, label=1)
-            if kind == "map":
-                entry = message.nested_type.add(name=f"{field_name.title()}Entry")
-                entry.options.map_entry = True
-                entry.field.add(name="key", number=1, label=1, type=9)
-                entry.field.add(name="value", number=2, label=1, type=9)
-                field.label, field.type = 3, 11
-                field.type_name = f".v1beta1.{name}.{entry.name}"
-                continue
-            if kind.startswith("*"):
-                field.label = 3
-            kind = kind.removeprefix("*")
-            field.type = _TYPES.get(kind, 11)
-            if kind not in _TYPES:
-                field.type_name = f".v1beta1.{kind}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"v1beta1.{name}"))
-        for name in _SCHEMA
-    }
-
-
-REFERENCE = _reference()
+REFERENCE = reference()
 TEXT = st.text(max_size=20)
 OPTIONS = st.builds(DevicePluginOptions, st.booleans(), st.booleans())
 CONTAINERS = st.builds(
