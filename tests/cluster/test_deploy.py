@@ -86,7 +86,7 @@ def test_a_manifest_is_valid(cluster: Cluster, namespace: str, path: Path) -> No
         ("cas", {"minimumLevel": "node", "persistence": {"enabled": False}}),
         ("cas", "cas-inside.values.yaml"),
         ("las", {}),
-        ("las", {"cas": {"address": "cas.cas.svc"}}),
+        ("las", {"cas": {"address": "cas.cas.svc", "keyHash": "3s1pm8W6Be6c"}}),
         ("sgxdevplugin", {}),
         ("sgxdevplugin", {"simulation": True, "test": {"casAddress": "cas.cas.svc"}}),
     ],
@@ -184,14 +184,19 @@ def _deploy(name: str, changes: dict[str, str]) -> str:
 
 
 def _reply(cluster: Cluster, namespace: str, service: str) -> str:
-    """What a service answers at 8080."""
+    """What a service answers at 8080, once it listens: a pod without a probe is ready before."""
     place = f"/api/v1/namespaces/{namespace}/services/{service}:8080/proxy/"
-    return cluster.kubectl("get", "--raw", place).stdout
+    return cluster.wait(
+        lambda: cluster.kubectl("get", "--raw", place, check=False).stdout,
+        f"{service} to answer",
+        seen=lambda: cluster.describe(namespace),
+    )
 
 
 def _hardened(cluster: Cluster, image: str, cas: InsideCas) -> None:
     """Apply the manifest for this image and CAS, ask it, and try to exec."""
     namespace = "hello-hardened"
+    cluster.leave_alone((f"namespace/{namespace}", ""))
     changes = {"registry.example/hello-world:0.1": image, "cas.cas.svc": cas.address}
     text = _deploy("hardened.yaml", changes)
     post_session(

@@ -51,5 +51,10 @@ capabilities:
 {{- end -}}
 
 {{- define "las.enrols" -}}
-{{- if and .Values.cas.address .Values.cas.enrol -}}yes{{- end -}}
+{{- if and .Values.cas.address .Values.cas.enrol -}}
+{{- if not .Values.cas.keyHash -}}
+{{- fail "cas.keyHash: is empty, expected the hash of the CAS's key, which it prints at its start (CAS key hash is …): whoever answers at cas.address would be given the LAS's token; or cas.enrol=false, to enrol by hand" -}}
+{{- end -}}
+yes
+{{- end -}}
 {{- end -}}

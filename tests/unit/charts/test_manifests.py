@@ -81,7 +81,7 @@ def test_lases_enrol_by_tokens_of_this_cluster() -> None:
     made = render("cas", lasEnrolment={"subjects": [subject]})
     given = [each for each in arguments(made) if each.startswith("--las-")]
     assert given == [
-        "--las-issuer=https://kubernetes.default.svc",
+        "--las-issuer=https://kubernetes.default.svc.cluster.local",
         "--las-issuer-keys=https://kubernetes.default.svc/openid/v1/jwks",
         "--las-issuer-ca=/run/crannog/cluster/ca.crt",
         "--las-issuer-token=/run/crannog/cluster/token",
@@ -99,9 +99,7 @@ def test_lases_of_another_cluster_enrol_by_its_keys() -> None:
 
 
 def test_the_las_enrols_at_the_cas_of_that_key() -> None:
-    made = render(
-        "las", cas={"address": "cas.example:1234", "keyHash": "3s1pm8W6Be6c", "enrol": True}
-    )
+    made = render("las", cas={"address": "cas.example:1234", "keyHash": "3s1pm8W6Be6c"})
     given = [each for each in arguments(made) if "enrol" in each or "cas" in each]
     assert given == [
         "--enrol-at=cas.example:1234",
@@ -134,8 +132,9 @@ def test_the_admission_policy_is_for_namespaces_with_the_label() -> None:
     bindings = of(made, "ValidatingAdmissionPolicyBinding")
     assert len(policies) == len(bindings) == 2
     for binding in bindings:
-        chosen = binding["spec"]["matchResources"]["namespaceSelector"]
-        assert chosen == {"matchLabels": {"example.com/safe": "true"}}
+        chosen = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+        assert {each["key"] for each in chosen} == {"example.com/safe"}
+        assert {each["operator"] for each in chosen} == {"Exists", "NotIn"}
         assert binding["spec"]["validationActions"] == ["Deny"]
     assert all(policy["spec"]["failurePolicy"] == "Fail" for policy in policies)
     assert not of(render("las", admissionPolicy={"enabled": False}), "ValidatingAdmissionPolicy")

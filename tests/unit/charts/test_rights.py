@@ -8,9 +8,10 @@ import pytest
 
 from tests.unit.charts.helm import NAMES, Manifest, arguments, of, one, pod, render
 
+_CAS = {"address": "cas.example", "keyHash": "3s1pm8W6Be6c"}
 TESTED: dict[str, dict[str, Any]] = {
     "cas": {"test": {"image": "registry.invalid/python"}, "changeMinimumLevel": True},
-    "las": {"test": {"image": "registry.invalid/python"}, "cas": {"address": "cas.example"}},
+    "las": {"test": {"image": "registry.invalid/python"}, "cas": _CAS},
     "sgxdevplugin": {"test": {"image": "registry.invalid/python", "casAddress": "cas.example"}},
 }
 
@@ -80,7 +81,7 @@ def test_the_cas_has_no_right_in_the_cluster() -> None:
 
 
 def test_the_las_has_what_it_needs_and_no_more() -> None:
-    made = render("las", cas={"address": "cas.example", "enrol": True})
+    made = render("las", cas=_CAS)
     spec = pod(made)
     assert spec["hostPID"] is True
     assert not any(spec.get(name) for name in ("hostIPC", "hostNetwork"))
@@ -104,7 +105,7 @@ def test_the_las_has_what_it_needs_and_no_more() -> None:
 
 
 def test_the_lass_token_is_for_the_cas_alone() -> None:
-    spec = pod(render("las", cas={"address": "cas.example", "audience": "mine", "enrol": True}))
+    spec = pod(render("las", cas=_CAS | {"audience": "mine"}))
     assert spec["automountServiceAccountToken"] is False
     (token,) = [volume for volume in spec["volumes"] if "projected" in volume]
     (source,) = token["projected"]["sources"]
@@ -112,8 +113,8 @@ def test_the_lass_token_is_for_the_cas_alone() -> None:
 
 
 def test_a_las_that_enrols_nowhere_has_no_token() -> None:
-    for address in ("", "cas.example"):
-        made = render("las", cas={"address": address, "enrol": not address})
+    for cas in ({}, {"address": "cas.example", "enrol": False}):
+        made = render("las", cas=cas)
         assert not any("projected" in volume for volume in pod(made)["volumes"])
         assert not any(each.startswith("--enrol") for each in arguments(made))
 

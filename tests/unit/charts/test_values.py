@@ -73,6 +73,11 @@ def test_a_misspelt_key_is_refused(chart: str) -> None:
     assert "additional properties 'tolerance' not allowed" in refusal(chart, tolerance=[])
 
 
+def test_a_las_that_would_give_its_token_to_whoever_answers_is_refused() -> None:
+    said = refusal("las", cas={"address": "cas.example"})
+    assert "cas.keyHash: is empty, expected the hash of the CAS's key" in said
+
+
 def test_a_local_directory_without_its_node_is_refused() -> None:
     said = refusal("cas", persistence={"local": {"path": "/srv/cas"}})
     assert "persistence.local.node: is empty, expected the name of the node" in said
