@@ -207,7 +207,9 @@ class LasServer:
         if isinstance(event, Probe):
             return end.status(self._answers.status(asker.method))
         # Both cost a look at the container's record, which its own manifest can make a long one.
-        if asker.container is not None and not self._pace.take(asker.container, time.monotonic()):
+        # A bucket for each kind: who was given a statement is not kept from acknowledging.
+        bucket = (asker.container, type(event))
+        if asker.container is not None and not self._pace.take(bucket, time.monotonic()):
             error = Unavailable("this container asks too often")
             return end.refusal(_refusal(error, retry=True))
         if isinstance(event, Configured):

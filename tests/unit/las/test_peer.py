@@ -409,3 +409,21 @@ def test_the_las_tells_a_container_that_asks_too_often_to_try_again(
     with pytest.raises(Unavailable, match="LAS refused") as caught:
         ask()
     assert "too often" in ": ".join(chain(caught.value))
+
+
+def test_who_was_given_a_statement_may_acknowledge_however_many_ask(
+    las: Las, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crannog.las.server.whose_connection", lambda process: ("c", False))
+
+    def ask() -> None:
+        while True:
+            with LasConnection(las.unix) as connection:
+                for _ in range(16):
+                    connection.quote(REQUEST)
+
+    with pytest.raises(Unavailable, match="LAS refused"):
+        ask()
+    for _ in range(20):
+        with LasConnection(las.unix) as connection:
+            connection.configured()
