@@ -52,10 +52,20 @@ def _spec(**fields: Any) -> Change:
     return lambda spec: spec.update(fields)
 
 
-def _mount(path: str) -> Change:
+def _mount(path: str, volume: dict[str, Any] | None = None, **fields: Any) -> Change:
+    """A volume of the pod, an emptyDir unless another is given, mounted into its container."""
+
     def change(spec: dict[str, Any]) -> None:
-        spec["volumes"] = [{"name": "data", "emptyDir": {}}]
-        spec["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": path}]
+        spec["volumes"] = [{"name": "data", **(volume or {"emptyDir": {}})}]
+        spec["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": path, **fields}]
+
+    return change
+
+
+def _block_device(path: str) -> Change:
+    def change(spec: dict[str, Any]) -> None:
+        spec["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "disk"}}]
+        spec["containers"][0]["volumeDevices"] = [{"name": "data", "devicePath": path}]
 
     return change
 
@@ -68,15 +78,46 @@ def _init(**fields: Any) -> Change:
     return change
 
 
+def _both(*changes: Change) -> Change:
+    def change(spec: dict[str, Any]) -> None:
+        for each in changes:
+            each(spec)
+
+    return change
+
+
 def _unmasked(spec: dict[str, Any]) -> None:
     spec["hostUsers"] = False  # the API server's own condition
     spec["containers"][0]["securityContext"] = {"procMount": "Unmasked"}
 
 
 _EXEC = {"exec": {"command": ["true"]}}
-_AT = "volumeMounts.mountPath: a volume at or above /run"
-_BELOW = "volumeMounts.mountPath: /run/crannog is where"
-_PLAIN = "volumeMounts.mountPath: expected an absolute path"
+_CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+_NAMESPACE = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+_LAUNCHER = "/run/crannog/launcher"
+VOLUMES: dict[str, dict[str, Any]] = {
+    "config-map": {"configMap": {"name": "mine"}},
+    "secret": {"secret": {"secretName": "mine"}},
+    "claim": {"persistentVolumeClaim": {"claimName": "mine"}},
+    "ephemeral": {"ephemeral": {"volumeClaimTemplate": {"spec": _CLAIM}}},
+    "csi": {"csi": {"driver": "mine.example"}},
+    "downward": {"downwardAPI": {"items": [_NAMESPACE]}},
+    "projected": {"projected": {"sources": [{"configMap": {"name": "mine"}}]}},
+}
+
+
+def _at(path: str) -> str:
+    return f"mountPath, devicePath, terminationMessagePath: {path}: a volume at or above /run"
+
+
+def _below(path: str) -> str:
+    return f"mountPath, devicePath, terminationMessagePath: {path}: /run/crannog has the launcher"
+
+
+def _plain(path: str) -> str:
+    return f"mountPath, devicePath, terminationMessagePath: {path}: expected an absolute path"
+
+
 _LOCALHOST = {"seccompProfile": {"type": "Localhost", "localhostProfile": "mine.json"}}
 FORBIDDEN = (
     Rule(
@@ -149,30 +190,82 @@ FORBIDDEN = (
         "volumes: hostPath",
         _spec(volumes=[{"name": "node", "hostPath": {"path": "/"}}]),
     ),
+    Rule(
+        "flex-volume",
+        "volumes: hostPath, flexVolume and gitRepo",
+        _spec(volumes=[{"name": "node", "flexVolume": {"driver": "mine/any"}}]),
+    ),
+    Rule(
+        "git-repo",
+        "volumes: hostPath, flexVolume and gitRepo",
+        _spec(volumes=[{"name": "node", "gitRepo": {"repository": "https://mine.example/"}}]),
+    ),
     *(
-        Rule(f"volume-at-{path}", _AT, _mount(path))
+        Rule(f"volume-at-{path}", _at(path), _mount(path))
         for path in (
-            "/",
-            "/run",
-            "/run/",
-            "/var/run",
-            "/var",
-            "/etc",
-            "/usr",
-            "/usr/lib",
-            "/lib",
-            "/lib64",
-            "/dev",
-            "/bin",
-            "/proc",
+            *("/", "/run", "/run/", "/var/run", "/var", "/etc", "/usr", "/usr/lib", "/lib"),
+            *("/lib64", "/dev", "/bin", "/proc"),
         )
     ),
-    Rule("volume-over-the-launcher", _BELOW, _mount("/run/crannog/launcher")),
-    Rule("volume-beside-the-launcher", _BELOW, _mount("/var/run/crannog")),
-    Rule("volume-in-proc", _BELOW, _mount("/proc/self")),
-    Rule("volume-by-dots", _PLAIN, _mount("/data/../run")),
-    Rule("volume-by-slashes", _PLAIN, _mount("//run")),
-    Rule("volume-without-root", _PLAIN, _mount("run")),
+    *(Rule(f"{name}-at-etc", _at("/etc"), _mount("/etc", each)) for name, each in VOLUMES.items()),
+    Rule("sub-path-at-usr", _at("/usr"), _mount("/usr", subPath="usr")),
+    Rule(
+        "sub-path-by-a-variable",
+        _at("/lib"),
+        _both(
+            _mount("/lib", subPathExpr="$(WHICH)"),
+            _container(env=[{"name": "WHICH", "value": "lib"}]),
+        ),
+    ),
+    *(
+        Rule(
+            name,
+            _at("/run"),
+            _both(
+                _mount("/data"),
+                _init(volumeMounts=[{"name": "data", "mountPath": "/run"}], **fields),
+            ),
+        )
+        for name, fields in {
+            "init-containers-volume": {},
+            "sidecars-volume": {"restartPolicy": "Always"},
+        }.items()
+    ),
+    Rule("block-device-at-dev", _at("/dev"), _block_device("/dev")),
+    Rule(
+        "block-device-for-the-launcher",
+        _below("/run/crannog/launcher/run"),
+        _block_device("/run/crannog/launcher/run"),
+    ),
+    Rule(
+        "message-over-the-launcher",
+        _below("/run/crannog/launcher/run"),
+        _container(terminationMessagePath="/run/crannog/launcher/run"),
+    ),
+    Rule(
+        "message-by-dots",
+        _plain("/dev/../run/crannog/las"),
+        _container(terminationMessagePath="/dev/../run/crannog/las"),
+    ),
+    *(
+        Rule(f"{name}-over-the-launcher", _below(_LAUNCHER), _mount(_LAUNCHER, each))
+        for name, each in {"empty-dir": {"emptyDir": {}}, **VOLUMES}.items()
+    ),
+    Rule(
+        "file-over-the-launcher",
+        _below("/run/crannog/launcher/run"),
+        _mount("/run/crannog/launcher/run", VOLUMES["config-map"], subPath="run"),
+    ),
+    Rule("volume-beside-the-launcher", _below("/var/run/crannog"), _mount("/var/run/crannog")),
+    Rule("volume-in-proc", _below("/proc/self"), _mount("/proc/self")),
+    Rule("volume-by-the-root-link", _below("/proc/1/root/run"), _mount("/proc/1/root/run")),
+    *(
+        Rule(f"volume-at-{path}", _plain(path), _mount(path))
+        for path in (
+            *("/data/../run", "/run/../run", "/./run", "/run/.", "//run", "/run//", "///"),
+            *("run", "./run"),
+        )
+    ),
 )
 ALLOWED = (
     Rule("plain", "", lambda spec: None),
@@ -194,6 +287,10 @@ ALLOWED = (
         Rule(f"volume-at-{path}", "", _mount(path))
         for path in ("/data", "/etc/nginx", "/dev/shm", "/var/lib/app", "/running", "/run/app")
     ),
+    *(Rule(f"{name}-of-its-own", "", _mount("/data", each)) for name, each in VOLUMES.items()),
+    Rule("file-of-its-own", "", _mount("/etc/app.conf", VOLUMES["config-map"], subPath="app.conf")),
+    Rule("block-device", "", _block_device("/dev/xvda")),
+    Rule("message-elsewhere", "", _container(terminationMessagePath="/tmp/why")),
     Rule("host-network", "", _spec(hostNetwork=True)),
     # What the API server itself adds to a pod: a volume at /var/run/secrets/kubernetes.io.
     Rule("service-account-token", "", _spec(automountServiceAccountToken=True)),
@@ -324,12 +421,28 @@ def test_whoever_applies_a_workload_hears_the_reason(
         assert rule.message in done.stderr
 
 
-def test_nothing_is_refused_without_the_label(policy: Policy, namespace: str) -> None:
-    for rule in FORBIDDEN[:6]:
-        manifest = json.dumps(_pod("free", rule.change))
-        policy.cluster.kubectl(
-            "create", "-n", namespace, "--dry-run=server", "-f", "-", input=manifest
+def test_only_the_label_refuses_and_any_value_of_it_but_false(
+    policy: Policy, namespace: str
+) -> None:
+    manifest = json.dumps(_pod("free", FORBIDDEN[0].change))
+
+    def is_refused() -> bool:
+        done = policy.cluster.kubectl(
+            *("create", "-n", namespace, "--dry-run=server", "-f", "-"),
+            input=manifest,
+            check=False,
         )
+        assert (done.returncode == 0) != (FORBIDDEN[0].message in done.stderr), done.stderr
+        return done.returncode != 0
+
+    assert not is_refused()
+    for label, refused in (
+        *((f"{policy.label}=true", True), (f"{policy.label}=True", True)),
+        *((f"{policy.label}=", True), (f"{policy.label}=false", False)),
+        *((f"{policy.label}=yes", True), (f"{policy.label}-", False)),
+    ):
+        policy.cluster.kubectl("label", "--overwrite", "namespace", namespace, label)
+        policy.cluster.wait(lambda refused=refused: is_refused() == refused, label)  # type: ignore[misc]
 
 
 def test_what_was_there_before_the_label_can_be_scaled_and_removed(
@@ -381,6 +494,13 @@ def test_exec_attach_cp_and_debug_are_refused_in_a_running_pod(
     assert not cluster.get("pod", "app", "-n", protected)["spec"].get("ephemeralContainers")
     # What the tutorial needs of a running pod is not refused.
     cluster.kubectl("logs", "app", "-n", protected)
+    forwarding = cluster.start_user(["kubectl", "port-forward", "-n", protected, "app", ":8080"])
+    try:
+        assert forwarding.stdout is not None
+        assert "Forwarding from 127.0.0.1" in forwarding.stdout.readline()
+    finally:
+        forwarding.terminate()
+        forwarding.communicate()
 
 
 def test_the_tutorials_manifests_and_their_pods_are_admitted(
