@@ -83,7 +83,7 @@ class Oci(NamedTuple):
     """What is judged of a container's config.json.
 
     Attributes:
-        args: process.args.
+        program: the first of process.args, "" where there is none.
         environment: process.env, NAME=VALUE each.
         capabilities: the names in any of the five sets.
         root: root.path, relative to the bundle or absolute.
@@ -92,7 +92,7 @@ class Oci(NamedTuple):
         unknown: full names of fields that are not known here.
     """
 
-    args: tuple[str, ...]
+    program: str
     environment: tuple[str, ...]
     capabilities: frozenset[str]
     root: str
@@ -151,7 +151,7 @@ def parse_oci(data: bytes) -> Oci:
     linux.skip("mountLabel", "intelRdt", "devices", "netDevices", "memoryPolicy")
     resources = linux.object("resources")
     record = Oci(
-        args=process.texts("args"),
+        program=next(iter(process.texts("args")), ""),
         environment=process.texts("env"),
         capabilities=capabilities,
         root=root.text("path"),

@@ -89,9 +89,8 @@ def without_release(record: Record, facts: Facts) -> tuple[str, ...]:
 
 def started_by_entry(record: Record) -> Iterator[str]:
     """Code from the image before or instead of the launcher."""
-    first = record.oci.args[0] if record.oci.args else ""
-    if first != ENTRY:
-        yield f"the container was started as {first[:100]!r}, expected {ENTRY}"
+    if record.oci.program != ENTRY:
+        yield f"the container was started as {record.oci.program[:100]!r}, expected {ENTRY}"
 
 
 def is_recorded_init(record: Record, facts: Facts) -> Iterator[str]:
