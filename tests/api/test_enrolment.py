@@ -501,6 +501,33 @@ def test_a_removed_las_stays_removed_over_a_restart(tmp_path: Path, key: Ed25519
         assert "removed" in whole(again.refused(key))
 
 
+def test_after_a_removal_its_token_enrols_no_other_key(
+    cluster: Cluster, key: Ed25519PrivateKey, other: Ed25519PrivateKey
+) -> None:
+    # Who has the token of the pod makes a key of his own.
+    token = cluster.token()
+    cluster.enrol(key, token=token)
+    cluster.order(Action.LAS_REMOVE, key)
+    for thief in (other, Ed25519PrivateKey.generate()):
+        text = whole(cluster.refused(thief, token=token))
+        assert "its tokens enrol no other" in text
+        assert cluster.level(thief) is Level.SIMULATION
+    cluster.clock.forward(60)
+    cluster.enrol(other, POD._replace(name="las-new"))
+    assert cluster.level(other) is Level.NODE
+
+
+def test_after_an_enrolment_by_hand_its_token_enrols_no_other_key(
+    cluster: Cluster, key: Ed25519PrivateKey, other: Ed25519PrivateKey
+) -> None:
+    token = cluster.token()
+    cluster.order(Action.LAS_ADD, key)
+    cluster.enrol(key, token=token)
+    assert "has enrolled another LAS key" in whole(cluster.refused(other, token=token))
+    cluster.order(Action.LAS_REMOVE, key)
+    assert "its tokens enrol no other" in whole(cluster.refused(other, token=token))
+
+
 def test_a_readmitted_las_enrols_itself_again(cluster: Cluster, key: Ed25519PrivateKey) -> None:
     cluster.enrol(key)
     cluster.order(Action.LAS_REMOVE, key)

@@ -124,13 +124,17 @@ class Trusted:
         """Take a LAS's enrolment back, by hand or by token, and let no token enrol it again.
 
         Raises:
-            NotFound, TooLarge: as `enrolments.bar`.
+            NotFound: it is not enrolled.
         """
         record = self._record(Event.LAS_REMOVED, Kind.LAS_KEY, key, actor)
         added = timestamp(record.at)
-        self._store.change_accepted(
-            lambda accepted: (enrolments.bar(accepted, key.hex(), added=added), record, None)
-        )
+
+        def change(accepted: Accepted) -> tuple[Accepted, Record, None]:
+            found = enrolments.bar(accepted, key.hex(), added=added)
+            forgotten = (("readmits", found.forgotten),) if found.forgotten else ()
+            return found.accepted, record._replace(notes=(*record.notes, *forgotten)), None
+
+        self._store.change_accepted(change)
 
     def readmit_las(self, key: bytes, *, actor: str) -> None:
         """Let a token enrol a LAS again that was removed.
@@ -139,14 +143,27 @@ class Trusted:
             NotFound, AlreadyExists: as `enrolments.readmit`.
         """
         record = self._record(Event.LAS_READMITTED, Kind.LAS_KEY, key, actor)
+        now = int(record.at.timestamp())
         self._store.change_accepted(
-            lambda accepted: (enrolments.readmit(accepted, key.hex()), record, None)
+            lambda accepted: (enrolments.readmit(accepted, key.hex(), now=now), record, None)
         )
 
-    def refuse_las(self, key: bytes, notes: tuple[tuple[str, str], ...], *, actor: str) -> None:
-        """Say in the audit log that a LAS with a good token was not enrolled."""
+    def refuse_las(
+        self, key: bytes, enrolment: Enrolment, notes: tuple[tuple[str, str], ...]
+    ) -> None:
+        """Say in the audit log that a LAS with a good token was not enrolled.
+
+        Where its key was removed, its pod is known from then on, whose tokens enrol no other.
+        """
         all_notes = ((Kind.LAS_KEY.value, key.hex()), *notes)
-        self._store.append(Record(self._now(), Event.LAS_REFUSED, actor=actor, notes=all_notes))
+        record = Record(self._now(), Event.LAS_REFUSED, actor=enrolment.subject, notes=all_notes)
+        self._store.change_accepted(
+            lambda accepted: (
+                enrolments.note_refused(accepted, key.hex(), enrolment),
+                record,
+                None,
+            )
+        )
 
     def accept_launcher(self, digest: bytes, note: str, *, actor: str) -> None:
         """Accept this launcher release at level node and above, and none that is not listed.

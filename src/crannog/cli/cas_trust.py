@@ -183,9 +183,9 @@ def _show_las(entries: tuple[Entry, ...], now: float, *, json: bool) -> None:
         }
         if one.enrolment is not None:
             token = one.enrolment
+            if one.kind is Kind.LAS_TOKEN:
+                values |= {"expires": _moment(token.expires), "expired": token.expires <= now}
             values |= {
-                "expires": _moment(token.expires),
-                "expired": token.expires <= now,
                 "issuer": token.issuer,
                 "subject": token.subject,
                 "node": token.node,
@@ -196,9 +196,13 @@ def _show_las(entries: tuple[Entry, ...], now: float, *, json: bool) -> None:
 
 
 def _about(entry: Entry, now: float) -> str:
+    from crannog.cas.store.accepted import Kind
+
     token = entry.enrolment
-    if token is None:
+    if token is None or entry.note:
         return entry.note
+    if entry.kind is not Kind.LAS_TOKEN:
+        return f"node {token.node}"
     word = "expired" if token.expires <= now else "until"
     return f"node {token.node} {word} {_moment(token.expires)}"
 

@@ -13,6 +13,7 @@ from crannog.cas.store.enrolments import (
     admit,
     bar,
     live_keys,
+    note_refused,
     readmit,
 )
 from crannog.errors import AlreadyExists, Conflict, Denied, FormatError, NotFound, TooLarge
@@ -32,6 +33,10 @@ def enrolled(
 
 
 ONE = enrolled(NOTHING).accepted
+
+
+def barred(before: Accepted, key: str = KEY) -> Accepted:
+    return bar(before, key, added="then").accepted
 
 
 def keys(accepted: Accepted, now: float = NOW) -> set[str]:
@@ -67,6 +72,104 @@ def test_the_same_token_again_changes_nothing() -> None:
 def test_an_older_token_with_the_same_key_does_not_set_the_clock_back() -> None:
     older = TOKEN._replace(pod_uid="gone", issued=NOW - 99, expires=NOW + 3601)
     assert enrolled(ONE, token=older).accepted is ONE
+
+
+def test_a_later_token_that_expires_earlier_moves_the_pod_and_not_the_expiry() -> None:
+    # The operator has shortened the tokens' life, and the LAS has a new pod.
+    later = LATER_POD._replace(expires=NOW + 600)
+    found = enrolled(ONE, token=later)
+    assert not found.began
+    assert found.expires == NOW + 3600
+    (entry,) = found.accepted.entries
+    assert entry.enrolment == later._replace(expires=NOW + 3600)
+    # So a token of the new pod enrols no other key.
+    with pytest.raises(Conflict, match="has enrolled another LAS key"):
+        enrolled(found.accepted, OTHER, later._replace(issued=NOW + 50, expires=NOW + 3900))
+
+
+# --- a pod has one key, whatever becomes of it ----------------------------------------------------
+
+
+STOLEN = TOKEN._replace(issued=NOW + 50, expires=NOW + 3900)
+
+
+def test_a_removed_key_s_pod_enrols_no_other() -> None:
+    after = barred(ONE)
+    for key in (OTHER, "cc" * 32):
+        with pytest.raises(Denied, match="and its tokens enrol no other") as caught:
+            enrolled(after, key, STOLEN)
+        assert "Delete the pod" in caught.value.hint
+
+
+def test_a_removed_key_s_pod_enrols_no_other_after_its_token_has_expired() -> None:
+    late = STOLEN._replace(issued=NOW + 90_000, expires=NOW + 93_600)
+    with pytest.raises(Denied, match="its tokens enrol no other"):
+        enrolled(barred(ONE), OTHER, late, now=NOW + 90_000)
+
+
+def test_an_older_pod_s_token_does_not_take_a_removed_key_s_place() -> None:
+    older = TOKEN._replace(pod_uid="gone", issued=NOW - 20)
+    with pytest.raises(Conflict, match="issued later than this one"):
+        enrolled(barred(ONE), OTHER, older)
+
+
+def test_a_later_pod_takes_a_removed_key_s_place() -> None:
+    found = enrolled(barred(ONE), OTHER, LATER_POD)
+    assert keys(found.accepted) == {OTHER}
+    assert found.accepted.find(Kind.LAS_BARRED, KEY) is not None
+    assert found.replaced == ()
+
+
+def test_a_key_that_was_removed_twice_is_still_its_pod_s() -> None:
+    by_hand = add_by_hand(barred(ONE), Entry(Kind.LAS_KEY, KEY, "", "then"))
+    with pytest.raises(Denied, match="its tokens enrol no other"):
+        enrolled(barred(by_hand), OTHER, STOLEN)
+
+
+def test_a_readmitted_key_s_pod_enrols_no_other() -> None:
+    with pytest.raises(Conflict, match="has enrolled another LAS key"):
+        enrolled(readmit(barred(ONE), KEY, now=NOW), OTHER, STOLEN)
+
+
+def test_a_pod_whose_key_is_enrolled_by_hand_enrols_no_other() -> None:
+    by_hand = add_by_hand(ONE, Entry(Kind.LAS_KEY, KEY, "", "then"))
+    with pytest.raises(Conflict, match="has enrolled another LAS key"):
+        enrolled(by_hand, OTHER, STOLEN)
+
+
+def test_a_key_by_hand_that_shows_a_token_is_known_by_its_pod() -> None:
+    shown = enrolled(add_by_hand(NOTHING, Entry(Kind.LAS_KEY, KEY, "note", "then")))
+    assert (shown.expires, shown.began) == (None, False)
+    assert shown.accepted.entries == (Entry(Kind.LAS_KEY, KEY, "note", "then", TOKEN),)
+    with pytest.raises(Conflict, match="has enrolled another LAS key"):
+        enrolled(shown.accepted, OTHER, STOLEN)
+    # It is written where it is news.
+    assert enrolled(shown.accepted).accepted is shown.accepted
+    later = enrolled(shown.accepted, token=LATER_POD).accepted
+    assert later.entries[0].enrolment == LATER_POD
+    assert enrolled(later).accepted is later
+
+
+def test_a_removed_key_that_shows_its_token_afterwards_is_known_by_its_pod() -> None:
+    after = barred(add_by_hand(NOTHING, Entry(Kind.LAS_KEY, KEY, "", "then")))
+    noted = note_refused(after, KEY, TOKEN)
+    with pytest.raises(Denied, match="its tokens enrol no other"):
+        enrolled(noted, OTHER, STOLEN)
+    # The first one counts: who holds a removed key cannot move the mark to another node.
+    elsewhere = TOKEN._replace(node="node2", pod_uid="uid-2", issued=NOW + 50)
+    assert note_refused(noted, KEY, elsewhere) is noted
+    assert note_refused(ONE, KEY, TOKEN) is ONE
+
+
+@pytest.mark.parametrize("kind", [Kind.LAS_KEY, Kind.LAS_BARRED])
+def test_a_stolen_token_does_not_make_a_pod_another_key_s(kind: Kind) -> None:
+    # Another key, by hand or removed, is shown with the token of a pod that has its key.
+    both = Accepted((*ONE.entries, Entry(kind, OTHER, "", "then")))
+    if kind is Kind.LAS_KEY:
+        assert enrolled(both, OTHER, STOLEN).accepted is both
+    else:
+        assert note_refused(both, OTHER, STOLEN) is both
+    assert keys(enrolled(both, token=STOLEN).accepted) == {KEY}
 
 
 def test_the_same_pod_enrols_no_other_key() -> None:
@@ -113,15 +216,19 @@ def test_another_node_or_service_account_has_its_own_place() -> None:
 def test_a_key_enrolled_by_hand_needs_no_token() -> None:
     by_hand = add_by_hand(NOTHING, Entry(Kind.LAS_KEY, KEY, "", "then"))
     found = enrolled(by_hand)
-    assert found.accepted is by_hand
+    assert found.accepted.las_keys == by_hand.las_keys
     assert found.expires is None
     assert not found.began
 
 
 def test_enrolling_by_hand_ends_expiry_and_removal() -> None:
     entry = Entry(Kind.LAS_KEY, KEY, "", "then")
-    for before in (ONE, bar(ONE, KEY, added="then")):
-        assert add_by_hand(before, entry).entries == (entry,)
+    for before in (ONE, barred(ONE)):
+        # Of which pod it is stays known.
+        assert add_by_hand(before, entry).entries == (entry._replace(enrolment=TOKEN),)
+        assert keys(add_by_hand(before, entry)) == set()
+        assert add_by_hand(before, entry).las_keys == {bytes.fromhex(KEY)}
+    assert add_by_hand(NOTHING, entry).entries == (entry,)
 
 
 @pytest.mark.parametrize("kind", [Kind.LAS_KEY, Kind.LAS_TOKEN])
@@ -129,13 +236,17 @@ def test_a_removed_key_stays_removed(kind: Kind) -> None:
     before = ONE
     if kind is Kind.LAS_KEY:
         before = Accepted((Entry(kind, KEY, "", "then"),))
-    after = bar(before, KEY, added="then")
+    after = barred(before)
     assert keys(after) == set()
     assert after.las_keys == frozenset()
     with pytest.raises(Denied, match="was removed by the CAS's operator") as caught:
         enrolled(after)
     assert "readmit" in caught.value.hint
-    assert keys(enrolled(readmit(after, KEY)).accepted) == {KEY}
+    readmitted = readmit(after, KEY, now=NOW)
+    assert keys(readmitted) == set()
+    again = enrolled(readmitted)
+    assert again.began
+    assert keys(again.accepted) == {KEY}
 
 
 def test_what_is_not_enrolled_is_not_removed() -> None:
@@ -145,9 +256,9 @@ def test_what_is_not_enrolled_is_not_removed() -> None:
 
 def test_what_was_not_removed_is_not_readmitted() -> None:
     with pytest.raises(NotFound, match="was not removed"):
-        readmit(ONE, OTHER)
+        readmit(ONE, OTHER, now=NOW)
     with pytest.raises(AlreadyExists, match="is enrolled"):
-        readmit(ONE, KEY)
+        readmit(ONE, KEY, now=NOW)
 
 
 def test_what_expired_long_ago_is_dropped_by_the_next_enrolment() -> None:
@@ -155,6 +266,25 @@ def test_what_expired_long_ago_is_dropped_by_the_next_enrolment() -> None:
     token = TOKEN._replace(node="node2", pod_uid="uid-2", issued=late, expires=late + 10)
     assert len(enrolled(ONE, OTHER, token, now=late - 1).accepted.entries) == 2
     assert len(enrolled(ONE, OTHER, token, now=late).accepted.entries) == 1
+
+
+def test_removing_never_fails_for_want_of_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "MAX_ENTRIES", 2)
+    marks = [Entry(Kind.LAS_BARRED, f"{at}{at}" * 32, "", f"2026-01-0{at}") for at in (2, 1)]
+    found = bar(Accepted((*ONE.entries, *marks)), KEY, added="2026-01-03")
+    assert found.forgotten == "11" * 32
+    assert [one.value for one in found.accepted.of(Kind.LAS_BARRED)] == ["22" * 32, KEY]
+    assert bar(ONE, KEY, added="then").forgotten == ""
+
+
+def test_what_has_expired_makes_room_for_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "MAX_ENTRIES", 2)
+    two = enrolled(ONE, OTHER, TOKEN._replace(node="node2", pod_uid="uid-2", expires=NOW + 60))
+    third = TOKEN._replace(node="node3", pod_uid="uid-3")
+    with pytest.raises(TooLarge):
+        enrolled(two.accepted, "cc" * 32, third, now=NOW + 59)
+    found = enrolled(two.accepted, "cc" * 32, third, now=NOW + 60)
+    assert keys(found.accepted, NOW + 60) == {KEY, "cc" * 32}
 
 
 def test_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,4 +324,12 @@ def test_a_row_that_a_cas_did_not_write_is_no_entry(enrolment: str) -> None:
     with pytest.raises(FormatError):
         stored_entry("las-token", KEY, "", "then", enrolment)
     with pytest.raises(ValueError, match="where there can be none"):
-        stored_entry("las-key", KEY, "", "then", TOKEN.encode())
+        stored_entry("launcher", KEY, "", "then", TOKEN.encode())
+
+
+@pytest.mark.parametrize("kind", ["las-key", "las-barred"])
+def test_a_row_by_hand_may_know_its_pod(kind: str) -> None:
+    assert stored_entry(kind, KEY, "", "then").enrolment is None
+    assert stored_entry(kind, KEY, "", "then", TOKEN.encode()).enrolment == TOKEN
+    with pytest.raises(FormatError):
+        stored_entry(kind, KEY, "", "then", "{}")

@@ -10,7 +10,7 @@ import ipaddress
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 
 from crannog.cas.enrolment.issuer_keys import IssuerKeys
@@ -26,14 +26,22 @@ from crannog.cas.las_keys import check_las_key
 from crannog.cas.store.accepted import Enrolment as Kept
 from crannog.cas.store.records import timestamp
 from crannog.cas.trusted import Trusted
-from crannog.errors import Conflict, Denied, TooLarge, Unavailable, chain
+from crannog.errors import (
+    Conflict,
+    Denied,
+    Error,
+    EvidenceUnverifiable,
+    TooLarge,
+    Unavailable,
+    chain,
+)
 from crannog.evidence.report import Channel
 from crannog.exchange.enrolment import Enrolled, Enrolment, check_proof
 from crannog.transport.log import Log
 from crannog.transport.pace import Pace
 
 AT_ONCE = 8
-"""Tokens that are looked at in all: each may wait for the issuer's keys."""
+"""Enrolments that are looked at in all: each may wait for the issuer's keys, and for the disk."""
 
 LINES_AT_ONCE = 8
 """Refusals of one pod's tokens that the audit log keeps at once: a thief has keys without end."""
@@ -85,7 +93,8 @@ class Enroller:
         self._log = log
         self._now = now
         self._clock = clock
-        self._pace = Pace()
+        self._strangers = Pace()
+        self._keys_shown = Pace()
         self._lines = Pace(LINES_AT_ONCE, _LINES_PER_SECOND)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
@@ -109,22 +118,34 @@ class Enroller:
             Conflict: the node or the key is taken.
             StorageFailed: nothing was changed.
         """
-        # (1) strangers cost the others nothing
-        if not self._pace.take(_network(applicant.peer), self._clock()):
-            raise Unavailable("this address enrols too often")
+        # (1) each may wait for the issuer's keys, or for the disk
         if not self._places.acquire(blocking=False):
             raise Unavailable(f"{AT_ONCE} enrolments are being looked at already")
         try:
-            data = self._authentic(enrolment, nonce, channel)
+            try:
+                data = self._authentic(enrolment, nonce, channel)
+            except EvidenceUnverifiable:
+                raise
+            except Error as error:
+                # A stranger's address pays, and nobody who has a token: others may have it too.
+                self._slow(self._strangers, _network(applicant.peer), "address", error)
+                raise
+            applicant.proved = True
+            self._slow(self._keys_shown, enrolment.public_key, "LAS key", None)
+            # (7) it names account, pod and node
+            claims = parse_claims(data)
+            # (8, 9) for this CAS, from a service account that may, and in time
+            judge(claims, self._expected, self._now())
+            # (10) nobody's place is taken
+            return self._admit(enrolment.public_key, claims, applicant)
         finally:
             self._places.release()
-        applicant.proved = True
-        # (7) it names account, pod and node
-        claims = parse_claims(data)
-        # (8, 9) for this CAS, from a service account that may, and in time
-        judge(claims, self._expected, self._now())
-        # (10) nobody's place is taken
-        return self._admit(enrolment.public_key, claims, applicant)
+
+    def _slow(self, pace: Pace, who: Hashable, what: str, error: Error | None) -> None:
+        if not pace.take(who, self._clock()):
+            raise Unavailable(
+                f"this {what} enrols too often", internal=error.message if error else ""
+            ) from None
 
     def _authentic(self, enrolment: Enrolment, nonce: bytes, channel: Channel) -> bytes:
         # (2, 3) who speaks holds the key, on this connection
@@ -163,7 +184,7 @@ class Enroller:
                 claims.pod_uid, self._clock()
             ):
                 reason = ("reason", "; ".join(chain(error)))
-                self._trusted.refuse_las(key, (*notes, reason), actor=claims.subject)
+                self._trusted.refuse_las(key, kept, (*notes, reason))
             raise
         if admitted.began:
             self._log.info(

@@ -31,6 +31,10 @@ _MAX_BEARER = 16 * 1024
 _ACCEPT = "application/jwk-set+json, application/json"
 
 
+def _boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class IssuerKeys(Protocol):
     """Finds the key that a token names."""
 
@@ -93,12 +97,10 @@ class FetchedKeys:
 
     Args:
         load: fetches them.
-        clock: monotonic seconds.
+        clock: monotonic seconds, which go on while the machine is suspended.
     """
 
-    def __init__(
-        self, load: Callable[[], KeySet], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, load: Callable[[], KeySet], *, clock: Callable[[], float] = _boot) -> None:
         self._load = load
         self._clock = clock
         self._lock = threading.Lock()

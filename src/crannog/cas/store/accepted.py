@@ -7,6 +7,7 @@ but has not the master key can neither add an entry nor drop one. What an entry 
 
 from __future__ import annotations
 
+import functools
 from enum import Enum
 from typing import NamedTuple
 
@@ -64,7 +65,13 @@ class Enrolment(NamedTuple):
 
     def encode(self) -> str:
         """The canonical JSON that is stored and bound."""
-        return encode_json(self._asdict()).decode()
+        return _encoded(self)
+
+
+@functools.lru_cache(2 * MAX_ENTRIES)
+def _encoded(enrolment: Enrolment) -> str:
+    # A change of one entry binds all of them anew; the others are what they were.
+    return encode_json(enrolment._asdict()).decode()
 
 
 class Entry(NamedTuple):
@@ -75,7 +82,8 @@ class Entry(NamedTuple):
         value: 64 lower-case hex digits: an Ed25519 public key, or a launcher's digest.
         note: what the operator wrote about it; may be empty.
         added: when, as `records.timestamp` writes it.
-        enrolment: of `LAS_TOKEN` always, of the others never.
+        enrolment: of `LAS_TOKEN` always; of `LAS_KEY` and `LAS_BARRED` the last token that this key
+            was shown with, where there was one; of `LAUNCHER` never.
     """
 
     kind: Kind
@@ -90,20 +98,30 @@ class Accepted:
 
     Attributes:
         entries: ordered by kind, then value.
-        digest: binds all of them; empty where there is none, as in databases of the first schema.
         las_keys: the keys that the operator has enrolled, 32 bytes each. Those that tokens have
             enrolled count until they expire: `enrolments.live_keys`.
         launchers: the accepted digests, 32 bytes each.
     """
 
-    __slots__ = ("_by_name", "digest", "entries", "las_keys", "launchers")
+    __slots__ = ("_by_name", "_digest", "entries", "las_keys", "launchers")
 
     def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
         self.entries = tuple(sorted(entries, key=lambda one: (one.kind.value, one.value)))
         self._by_name = {(one.kind, one.value): one for one in self.entries}
-        self.digest = _digest(self.entries) if entries else b""
+        self._digest: bytes | None = None
         self.las_keys = self._values(Kind.LAS_KEY)
         self.launchers = self._values(Kind.LAUNCHER)
+
+    @property
+    def digest(self) -> bytes:
+        """Binds all entries; empty where there is none, as in databases of the first schema."""
+        if self._digest is None:
+            self._digest = _digest(self.entries) if self.entries else b""
+        return self._digest
+
+    def is_full(self, kind: Kind) -> bool:
+        """Whether `with_entry` refuses a further one of that kind."""
+        return len(self.of(kind)) >= MAX_ENTRIES
 
     def of(self, kind: Kind) -> tuple[Entry, ...]:
         """The entries of one kind, in the order of their values."""
@@ -127,7 +145,7 @@ class Accepted:
                 f"{NAMES[entry.kind]} {entry.value} is accepted since {found.added}{note}",
                 hint="nothing was changed; remove it first to write another note",
             )
-        if len(self.of(entry.kind)) >= MAX_ENTRIES:
+        if self.is_full(entry.kind):
             raise TooLarge(
                 f"{MAX_ENTRIES} entries of kind {entry.kind.value} are accepted, expected no more",
                 hint="remove those that are not used any more",
@@ -191,9 +209,9 @@ def stored_entry(
         raise TypeError("not a text")
     parse_hex(value, 32, "accepted value")
     found = Kind(kind)
-    if found is not Kind.LAS_TOKEN:
-        if enrolment:
-            raise ValueError("an enrolment where there can be none")
+    if found is Kind.LAUNCHER and enrolment:
+        raise ValueError("an enrolment where there can be none")
+    if found is not Kind.LAS_TOKEN and not enrolment:
         return Entry(found, value, note, added)
     return Entry(found, value, note, added, _parse_enrolment(enrolment))
 
@@ -217,6 +235,6 @@ def _digest(entries: tuple[Entry, ...]) -> bytes:
 
 
 def _parts(entry: Entry) -> tuple[str, ...]:
-    # The kind comes first and says how many follow, so that no two lists give the same parts.
+    # An enrolment begins with a brace, which no kind does, so no two lists give the same parts.
     parts = (entry.kind.value, entry.value, entry.note, entry.added)
     return parts if entry.enrolment is None else (*parts, entry.enrolment.encode())

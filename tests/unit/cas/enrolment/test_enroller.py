@@ -17,7 +17,15 @@ from crannog.cas.enrolment.enroller import AT_ONCE, Applicant, Enroller
 from crannog.cas.enrolment.key_set import IssuerKey, parse_key_set
 from crannog.cas.enrolment.token import Expected
 from crannog.cas.service import CasService
-from crannog.errors import Conflict, Denied, Error, FormatError, IntegrityError, Unavailable
+from crannog.errors import (
+    Conflict,
+    Denied,
+    Error,
+    EvidenceUnverifiable,
+    FormatError,
+    IntegrityError,
+    Unavailable,
+)
 from crannog.evidence.report import Channel
 from crannog.exchange.enrolment import Enrolled, Enrolment, prove
 from crannog.testing.issuer import AUDIENCE, ISSUER, Issuer, Pod
@@ -138,22 +146,71 @@ def test_a_forged_token_is_not_authentic(world: World) -> None:
 
 
 def attempts(world: World, count: int, peer: str = "10.0.0.1:1000") -> int:
-    """How many of `count` attempts were looked at."""
-    looked_at = 0
+    """How many of `count` strangers' attempts were refused for what they are."""
+    refused = 0
     for number in range(count):
         try:
             world.ask(token="a.b.c", peer=peer.replace("{}", str(number)))
         except Unavailable:
             continue
         except FormatError:
-            looked_at += 1
-    return looked_at
+            refused += 1
+    return refused
 
 
-def test_an_address_has_twenty_at_once_and_then_one_a_second(world: World) -> None:
+def test_a_stranger_has_twenty_at_once_and_then_one_a_second(world: World) -> None:
     assert attempts(world, 30) == 20
+    with pytest.raises(Unavailable, match="this address enrols too often") as caught:
+        world.ask(token="a.b.c")
+    # The operator's log has the reason.
+    assert caught.value.internal == "token's header is not base64url"
     world.clock += 3
     assert attempts(world, 30) == 3
+
+
+def test_a_stranger_at_the_same_address_does_not_keep_a_las_out(world: World) -> None:
+    # Pods behind the address of their node, and nodes behind one address.
+    for number in range(50):
+        attempts(world, 30)
+        world.ask(token=world.token(issued=ISSUED - 50 + number))
+        world.clock += 1
+
+
+def test_so_many_nodes_behind_one_address_as_there_are_enrol(world: World) -> None:
+    for number in range(60):
+        pod = Pod(f"las-{number}", f"node{number}")
+        world.ask(key=Ed25519PrivateKey.generate(), token=world.token(pod))
+    assert len(world.cas.trust().node_keys) == 60
+
+
+def test_one_key_cannot_enrol_without_end(world: World) -> None:
+    for _ in range(20):
+        world.ask()
+    with pytest.raises(Unavailable, match="this LAS key enrols too often"):
+        world.ask()
+    assert world.applicant.proved
+    world.clock += 1
+    world.ask()
+    # Another one at the same address goes on.
+    world.ask(key=Ed25519PrivateKey.generate(), token=world.token(Pod("las-2", "node2")))
+
+
+def test_a_thief_of_a_token_does_not_slow_its_las(world: World) -> None:
+    world.ask()
+    for _ in range(60):
+        with pytest.raises(Conflict):
+            world.ask(key=Ed25519PrivateKey.generate())
+    world.ask()
+
+
+def test_while_the_issuer_is_down_nobody_is_taken_for_a_stranger(world: World) -> None:
+    def down() -> None:
+        raise EvidenceUnverifiable("the token's issuer cannot be asked for its keys now")
+
+    world.before_keys = down
+    for _ in range(30):
+        with pytest.raises(EvidenceUnverifiable):
+            world.ask()
 
 
 def test_each_port_of_an_address_has_the_same_bucket(world: World) -> None:
@@ -237,9 +294,8 @@ def test_a_thief_with_a_token_and_many_keys_does_not_fill_the_audit_log(world: W
     refused = world.audited().count("LAS enrolment refused")
     assert 1 <= refused <= recipe.LINES_AT_ONCE
     # Nor does he keep others out of it.
-    world.cas.trusted.remove_las(KEY.public_key().public_bytes_raw(), actor="operator")
-    with pytest.raises(Denied):
-        world.ask(token=world.token(POD._replace(name="las-other")))
+    with pytest.raises(Conflict):
+        world.ask(token=world.token(Pod("las-2", "node2")))
     assert world.audited().count("LAS enrolment refused") == refused + 1
 
 
