@@ -263,12 +263,16 @@ def _kind(value: object) -> str:
 
 
 def _depth(data: bytes) -> int:
+    """How deep brackets are nested, those in strings left out; no deeper than is refused."""
     depth = deepest = 0
-    for byte in re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data, flags=re.DOTALL):
-        if byte in b"[{":
+    for step in _STEP.finditer(data):
+        bracket = step[1]
+        if bracket in (b"[", b"{"):
             depth += 1
             deepest = max(deepest, depth)
-        elif byte in b"]}":
+            if deepest > MAX_JSON_DEPTH:
+                break
+        elif bracket:
             depth -= 1
     return deepest
 
@@ -289,6 +293,11 @@ def _integer(text: str) -> int:
         raise FormatError("an integer has more than 20 digits")
     return int(text)
 
+
+# From one bracket to the next over all between, strings with the brackets in them. (A) Each byte is
+# looked at once: nothing that was passed is given back, and a string that does not end goes to the
+# end, or a message of quotes alone would keep the process busy for a minute.
+_STEP = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"?)*+([\[\]{}]|\Z)', re.DOTALL)
 
 # Made once: building them costs as much as a small message.
 _ENCODER = json.JSONEncoder(

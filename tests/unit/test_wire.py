@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from crannog.errors import FormatError, TooLarge
 from crannog.wire import (
+    MAX_JSON_DEPTH,
     FrameBuffer,
     Json,
     encode_base64,
@@ -55,6 +57,56 @@ def test_json_that_is_refused(data: bytes) -> None:
 def test_deep_json_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(FormatError, match="nested deeper"):
         parse_json(b"[" * 100_000 + b"]" * 100_000, limit=1 << 20)
+
+
+def test_brackets_in_strings_nest_nothing() -> None:
+    value: Json = ["[" * 100, '"[\\' * 100, "]" * 100, {"{" * 100: "}"}]
+    assert parse_json(encode_json(value), limit=10_000) == value
+
+
+_nested: st.SearchStrategy[Json] = st.recursive(
+    st.none() | st.text('a[]{}"\\', max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text('a[{"\\', max_size=3), inner, max_size=3)
+    ),
+    max_leaves=30,
+)
+
+
+@given(_nested, st.integers(0, MAX_JSON_DEPTH + 2))
+def test_json_is_refused_for_its_depth_from_one_level_on(value: Json, around: int) -> None:
+    for _ in range(around):
+        value = [value]
+    data = encode_json(value)
+    if _levels(value) <= MAX_JSON_DEPTH:
+        assert parse_json(data, limit=len(data)) == value
+    else:
+        with pytest.raises(FormatError, match="nested deeper"):
+            parse_json(data, limit=len(data))
+
+
+def _levels(value: Json) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_levels, value.values()), default=0)
+    return 1 + max(map(_levels, value), default=0) if isinstance(value, list) else 0
+
+
+UNENDING = {
+    "escaped quotes": b'"' + b'\\"' * 16_000,
+    "quotes": b'"' * 32_001,
+    "backslashes": b"\\" * 32_000,
+    "strings": b'"",' * 11_000,
+}
+
+
+@pytest.mark.parametrize("name", UNENDING)
+def test_a_message_costs_no_more_than_its_length(name: str) -> None:
+    # Whoever can connect may send one, and while it is looked at nobody else is served.
+    start = time.process_time()
+    with pytest.raises(FormatError):
+        parse_json(b"[]" * MAX_JSON_DEPTH + UNENDING[name], limit=1 << 16)
+    assert time.process_time() - start < 2.0
 
 
 def test_a_list_is_not_an_object() -> None:
