@@ -55,7 +55,7 @@ class Cas(RuleBasedStateMachine):
             assert after - before <= {bytes.fromhex(key)}
             assert found.began is (bytes.fromhex(key) in after - before)
             assert {one.hex() for one in before - after} == set(found.replaced)
-            assert found.expires >= token.expires
+            assert found.expires > self.now
             self.by_pod.setdefault(pod, set()).add(key)
         else:
             assert after == before
