@@ -23,6 +23,7 @@ from tests.cluster.charts import (
     offered,
 )
 from tests.cluster.chosen import NoCluster, chosen_cluster
+from tests.cluster.device_pods import Pods
 from tests.cluster.node_las import installed
 from tests.cluster.outside import OutsideCas
 from tests.cluster.pushed import pushed_base, pushed_images
@@ -148,6 +149,20 @@ def plugin(cluster: Cluster, cluster_images: dict[str, str]) -> Iterator[Release
     ):
         cluster.wait(lambda: all(offered(cluster).values()), "every node to offer SGX")
         yield release
+
+
+@pytest.fixture
+def pods(cluster: Cluster, namespace: str, plain_image: str, plugin: Release) -> Pods:
+    """Pods that ask for SGX, on the last node."""
+    return Pods(cluster, namespace, plain_image)
+
+
+@pytest.fixture
+def node(cluster: Cluster, plugin: Release) -> str:
+    """A node with the plugin on which processes can be ended."""
+    if cluster.local is None:
+        pytest.skip("needs a cluster made on this machine")
+    return cluster.nodes[-1]
 
 
 @pytest.fixture(scope="session")

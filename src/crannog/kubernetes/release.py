@@ -73,7 +73,10 @@ def verify_release(directory: Path, *, owner: int = 0) -> None:
             hint=_HINT_INSTALL,
         )
     _check_executable(directory.parent)
-    _verify(directory, directory.name, owner)
+    try:
+        _verify(directory, directory.name, owner)
+    except Misconfigured as error:
+        raise Misconfigured(error.message, hint=_HINT_INSTALL) from error
 
 
 def install_launcher(source: Path, launchers: Path, *, owner: int = 0) -> Installed:
@@ -128,8 +131,7 @@ def _verify(directory: Path, digest: str, owner: int) -> None:
     found = verify_launcher_directory(str(directory), owner=owner).hex()
     if found != digest:
         raise Misconfigured(
-            f"launcher directory {directory} has the digest {found}, expected its name",
-            hint=_HINT_INSTALL,
+            f"launcher directory {directory} has the digest {found}, expected its name"
         )
 
 
