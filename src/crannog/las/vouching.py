@@ -140,7 +140,7 @@ class Witness:
 
     def _record(self, process: Process) -> Record:
         groups = process.groups()
-        # One at a time: while a long one is read it takes fifty times its size, and whoever may
+        # One at a time: a long one takes many times its size while it is read, and whoever may
         # start pods writes how long they are. Nothing else waits: these are the node's own files.
         with self._reading:
             return find(self._tree, self._places, groups)
