@@ -16,6 +16,8 @@ from crannog.cas.api.metrics import Metrics
 from crannog.cas.attestation import EnclaveApi, EnclaveLimits
 from crannog.cas.enrolment.connection import EnrolmentApi
 from crannog.cas.enrolment.enroller import Enroller
+from crannog.cas.enrolment.issuer_keys import IssuerKeys
+from crannog.cas.enrolment.token import Expected
 from crannog.cas.keys import key_provider
 from crannog.cas.operating import OperatorApi, operator_socket
 from crannog.cas.service import CasService, Clock
@@ -134,6 +136,9 @@ class CasServer:
         # Bound before the store is touched: a second CAS by mistake does not even open it.
         api_socket = undo.enter_context(tcp_socket(*settings.api_listen, "CAS"))
         enclave_socket = undo.enter_context(tcp_socket(*settings.enclave_listen, "CAS"))
+        # Nor where the options for tokens do not fit together.
+        issuer = settings.issuer
+        tokens = None if issuer is None else (issuer.expected(), issuer.issuer_keys())
         service = self._open()
         undo.callback(self._close, service)
         made = service.server_identity(names=settings.names)
@@ -146,7 +151,7 @@ class CasServer:
             service,
             server_context(identity, ClientCertificate.REQUIRED),
             self._key,
-            enrolments=self._enrolments(service, metrics),
+            enrolments=self._enrolments(service, metrics, tokens),
             limits=EnclaveLimits(settings.handshake_seconds, settings.request_seconds),
             log=self._log,
             metrics=metrics,
@@ -199,11 +204,12 @@ class CasServer:
             now=self._now,
         )
 
-    def _enrolments(self, service: CasService, metrics: Metrics) -> EnrolmentApi:
-        issuer = self._settings.issuer
+    def _enrolments(
+        self, service: CasService, metrics: Metrics, tokens: tuple[Expected, IssuerKeys] | None
+    ) -> EnrolmentApi:
         enroller = None
-        if issuer is not None:
-            expected, keys = issuer.expected(), issuer.issuer_keys()
+        if tokens is not None:
+            expected, keys = tokens
             enroller = Enroller(service.trusted, keys, expected, log=self._log, now=self._now)
         return EnrolmentApi(
             enroller,
