@@ -18,8 +18,11 @@ from tests.cluster.device_pods import (
     changed,
     copied,
     labels,
+    plugin_log,
     plugin_on,
+    renew,
     status_of,
+    wait_known,
 )
 from tests.cluster.rig import Cluster
 
@@ -153,11 +156,18 @@ def tainted(cluster: Cluster, pods: Pods) -> Iterator[str]:
 def test_a_node_that_is_not_selected_offers_nothing_and_a_tainted_one_does(
     cluster: Cluster, plugin: Release, tainted: str
 ) -> None:
-    others = cluster.nodes[0]
-    with changed(plugin, nodeSelector={"kubernetes.io/hostname": others}):
+    selected = cluster.nodes[0]
+    with changed(plugin, nodeSelector={"kubernetes.io/hostname": selected}, labelNodes=False):
         cluster.wait(lambda: offered(cluster)[tainted] == 0, "nothing where no plugin is")
-        assert offered(cluster)[others] == 110
+        assert offered(cluster)[selected] == 110
+        # Without labels it has no token, and leaves the labels as they are.
+        spec = plugin_on(plugin, selected)["spec"]
+        assert not [volume for volume in spec["volumes"] if "projected" in volume]
+        cluster.kubectl("label", "node", selected, f"{SIMULATION}-")
+        assert plugin_log(plugin, selected).count("is labelled") == 0
+        assert labels(cluster, selected) == {}
     assert offered(cluster)[tainted] == 110
+    cluster.wait(lambda: labels(cluster, selected) == {SIMULATION: "true"}, "the label again")
 
 
 def test_a_plugin_whose_socket_directory_is_a_file_is_told_where_one_looks(
@@ -174,3 +184,31 @@ def test_a_plugin_whose_socket_directory_is_a_file_is_told_where_one_looks(
         "the reason",
         seen=lambda: cluster.describe(namespace),
     )
+
+
+@pytest.fixture
+def owned(cluster: Cluster, pods: Pods) -> Iterator[str]:
+    """A node that belongs to another object, as those of some autoscalers do."""
+    owner = cluster.get("namespace", "kube-system")["metadata"]
+    reference = {"apiVersion": "v1", "kind": "Namespace", "name": owner["name"]}
+    _own(cluster, pods.node, [{**reference, "uid": owner["uid"]}])
+    try:
+        yield pods.node
+    finally:
+        _own(cluster, pods.node, None)
+
+
+def _own(cluster: Cluster, node: str, references: list[dict[str, str]] | None) -> None:
+    patch = json.dumps({"metadata": {"ownerReferences": references}})
+    cluster.kubectl("patch", "node", node, "--type=merge", "-p", patch)
+
+
+def test_a_node_with_an_owner_is_labelled(cluster: Cluster, plugin: Release, owned: str) -> None:
+    cluster.kubectl("label", "node", owned, f"{SIMULATION}-")
+    renew(plugin, owned)
+    cluster.wait(
+        lambda: labels(cluster, owned) == {SIMULATION: "true"},
+        "the label",
+        seen=lambda: plugin_log(plugin, owned),
+    )
+    wait_known(plugin, owned)

@@ -23,9 +23,8 @@ from crannog.kubernetes import protobuf
 from crannog.kubernetes.kubelet import KUBELET_SOCKET
 from crannog.kubernetes.messages import PLUGIN_SERVICE, REGISTER, AllocateRequest
 from crannog.testing.kubelet import FakeKubelet
-from tests.unit.kubernetes.test_plugin import NAMES, SGX, Rig, eventually, kubelet, rig
+from tests.unit.kubernetes.rig import NAMES, SGX, Rig, eventually
 
-__all__ = ["kubelet", "rig"]
 METHODS = ("GetDevicePluginOptions", "ListAndWatch", "Allocate")
 
 

@@ -3,96 +3,22 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
-import os
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from crannog.errors import Conflict, Error, Misconfigured, Refused
+from crannog.errors import Error, Refused
 from crannog.kubernetes.checkpoint import CHECKPOINT
-from crannog.kubernetes.kubelet import HOLDER_FILE, KUBELET_SOCKET
+from crannog.kubernetes.kubelet import KUBELET_SOCKET
 from crannog.kubernetes.messages import RegisterRequest
 from crannog.kubernetes.plugin import DevicePlugin
-from crannog.kubernetes.release import install_launcher
-from crannog.kubernetes.resources import RESOURCES, Mode
-from crannog.kubernetes.settings import PluginSettings
+from crannog.kubernetes.resources import Mode
 from crannog.testing.kubelet import FakeKubelet
 from crannog.transport.log import server_log
+from tests.unit.kubernetes.rig import NAMES, SGX, Rig, eventually
 from tests.unit.kubernetes.test_devices import device
-from tests.unit.kubernetes.test_release import _launcher
-
-NAMES = tuple(sorted(resource.name for resource in RESOURCES))
-SGX = "sgx.k8s.io/sgx"
-
-
-class Rig:
-    """A node: its directories, and what the plugins on it have logged."""
-
-    def __init__(self, path: Path) -> None:
-        self.devices, self.plugins = path / "dev", path / "plugins"
-        for directory in (self.devices, self.plugins, path / "las"):
-            directory.mkdir()
-        self.carried = _launcher(path / "crannog", "one")
-        self.launchers = path / "launchers"
-        digest = install_launcher(self.carried, self.launchers, owner=os.geteuid()).digest
-        self.log = io.StringIO()
-        self.settings = PluginSettings(
-            release=self.launchers / digest,
-            mode=Mode.SIMULATION,
-            max_pods=3,
-            plugin_directory=self.plugins,
-            socket_directory=path / "las",
-            devices=self.devices,
-            listen=("127.0.0.1", 0),
-            holder="pod kube-system/one, in simulation",
-            poll_seconds=0.02,
-            stream_seconds=1.0,
-            release_seconds=0.2,
-            owner=os.geteuid(),
-        )
-
-    def plugin(self, mode: Mode = Mode.SIMULATION, holder: str = "") -> DevicePlugin:
-        settings = replace(self.settings, mode=mode, holder=holder or self.settings.holder)
-        return DevicePlugin(settings, log=server_log(self.log))
-
-    def get(self, plugin: DevicePlugin, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(*plugin.status_address, timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-
-def eventually(what: Callable[[], bool], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "not in time"
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    """Short names: a socket's path has at most 107 bytes."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="crannog-p-") as path:
-        yield Rig(Path(path))
-
-
-@pytest.fixture
-def kubelet(rig: Rig) -> Iterator[FakeKubelet]:
-    with FakeKubelet(rig.plugins) as running:
-        yield running
 
 
 def test_every_resource_is_registered_and_listened_to(rig: Rig, kubelet: FakeKubelet) -> None:
@@ -131,33 +57,6 @@ def test_an_unknown_device_is_refused_to_the_kubelet(rig: Rig, kubelet: FakeKube
             kubelet.allocate(SGX, ("simulation-9",))
         with pytest.raises(Refused, match=r"FAILED_PRECONDITION: .*given in hardware.*; hint: "):
             kubelet.allocate(SGX, ("hardware-0",))
-
-
-def test_a_release_that_is_gone_is_refused_and_not_mounted(rig: Rig, kubelet: FakeKubelet) -> None:
-    with rig.plugin():
-        kubelet.wait(lambda it: it.listens_to(SGX))
-        rig.settings.release.rename(rig.launchers / "gone")
-        with pytest.raises(Refused, match=r"UNAVAILABLE: .* is not on this node: .*; hint: delete"):
-            kubelet.allocate(SGX, ("simulation-0",))
-        kubelet.wait(lambda it: it.healthy(SGX) == 0)
-
-
-def test_a_release_that_was_changed_is_not_mounted_and_is_mended_by_the_next_installation(
-    rig: Rig, kubelet: FakeKubelet
-) -> None:
-    with rig.plugin() as plugin:
-        kubelet.wait(lambda it: it.healthy(SGX) == 3)
-        (rig.settings.release / "run").write_text("mine")
-        # Unhealthy, so that pods wait: one that is refused by Allocate is failed by the kubelet.
-        kubelet.wait(lambda it: it.healthy(SGX) == 0)
-        assert rig.log.getvalue().count("its own file says") == 1
-        with pytest.raises(Refused, match="its own file says"):
-            kubelet.allocate(SGX, ("simulation-0",))
-        eventually(lambda: "its own file says" in rig.get(plugin, "/ready")[1])
-        install_launcher(rig.carried, rig.launchers, owner=os.geteuid())
-        kubelet.wait(lambda it: it.healthy(SGX) == 3)
-        eventually(lambda: rig.get(plugin, "/ready")[0] == 200)
-        assert len(kubelet.allocate(SGX, ("simulation-0",)).container_responses) == 1
 
 
 def test_a_plugin_that_is_there_before_the_kubelet(rig: Rig) -> None:
@@ -264,37 +163,6 @@ def test_simulation_says_that_a_device_is_not_used(rig: Rig) -> None:
         assert "/dev/isgx is there and not used" in rig.log.getvalue()
 
 
-def test_a_second_plugin_is_refused_with_the_first_one_s_name(
-    rig: Rig, kubelet: FakeKubelet
-) -> None:
-    with rig.plugin():
-        kubelet.wait(lambda it: it.listens_to(*NAMES))
-        second = rig.plugin(Mode.HARDWARE, "pod default/two, in hardware")
-        with pytest.raises(Conflict, match="pod kube-system/one, in simulation"):
-            second.start()
-        # The first one is none the worse for it.
-        assert kubelet.listens_to(*NAMES)
-        assert kubelet.healthy(SGX) == 3
-    with rig.plugin(holder="pod kube-system/three"):
-        assert (rig.plugins / HOLDER_FILE).read_text() == "pod kube-system/three"
-
-
-def test_a_plugin_s_holder_file_is_not_believed_blindly(rig: Rig) -> None:
-    with rig.plugin():
-        (rig.plugins / HOLDER_FILE).write_bytes(b"\xff\x1b[31m")
-        with pytest.raises(Conflict, match="it does not say who it is"):
-            rig.plugin().start()
-
-
-def test_stopping_takes_the_sockets_away_and_ends_the_streams(
-    rig: Rig, kubelet: FakeKubelet
-) -> None:
-    with rig.plugin():
-        kubelet.wait(lambda it: it.listens_to(*NAMES))
-    assert sorted(path.name for path in rig.plugins.iterdir()) == [KUBELET_SOCKET]
-    kubelet.wait(lambda it: not any(it.listens_to(name) for name in NAMES))
-
-
 def test_an_upgraded_plugin_takes_over_what_stands(rig: Rig, kubelet: FakeKubelet) -> None:
     with rig.plugin():
         kubelet.wait(lambda it: it.listens_to(*NAMES))
@@ -303,52 +171,6 @@ def test_an_upgraded_plugin_takes_over_what_stands(rig: Rig, kubelet: FakeKubele
         kubelet.wait(lambda it: it.listens_to(*NAMES))
         # The same ids: what was allocated is still a device.
         assert "simulation-0" in [one.device_id for one in kubelet.plugin(SGX).devices]
-
-
-def test_sockets_that_a_killed_plugin_left_are_replaced(rig: Rig, kubelet: FakeKubelet) -> None:
-    for resource in RESOURCES:
-        with socket.socket(socket.AF_UNIX) as left:
-            left.bind(str(rig.plugins / resource.endpoint))
-    with rig.plugin():
-        kubelet.wait(lambda it: it.listens_to(*NAMES))
-
-
-def test_a_directory_that_is_not_there(rig: Rig) -> None:
-    rig.plugins.rmdir()
-    with pytest.raises(Misconfigured, match=r"plugin directory .*: no such file or directory"):
-        rig.plugin().start()
-
-
-def test_a_socket_s_place_that_is_taken_by_a_directory(rig: Rig, kubelet: FakeKubelet) -> None:
-    taken = rig.plugins / RESOURCES[0].endpoint
-    taken.mkdir()
-    with rig.plugin() as plugin:
-        kubelet.wait(lambda it: it.listens_to(*(set(NAMES) - {SGX})))
-        eventually(lambda: "cannot be made: is a directory" in rig.get(plugin, "/ready")[1])
-        taken.rmdir()
-        kubelet.wait(lambda it: it.listens_to(*NAMES))
-
-
-@pytest.mark.parametrize("kind", ["file", "link", "socket of somebody else"])
-def test_a_socket_that_is_replaced_is_taken_back(
-    rig: Rig, kubelet: FakeKubelet, kind: str, tmp_path: Path
-) -> None:
-    with rig.plugin(), socket.socket(socket.AF_UNIX) as other:
-        kubelet.wait(lambda it: it.listens_to(*NAMES))
-        path = rig.plugins / kubelet.plugin(SGX).request.endpoint
-        path.unlink()
-        if kind == "file":
-            path.write_text("mine")
-        elif kind == "link":
-            (tmp_path / "kept").write_text("kept")
-            path.symlink_to(tmp_path / "kept")
-        else:
-            other.bind(str(path))
-            other.listen()
-        before = kubelet.registrations
-        kubelet.wait(lambda it: it.registrations > before and it.listens_to(*NAMES))
-        assert len(kubelet.allocate(SGX, ("simulation-0",)).container_responses) == 1
-        assert kind != "link" or (tmp_path / "kept").read_text() == "kept"
 
 
 def test_another_plugin_that_takes_a_resource_away_again_and_again_is_left_it_with_a_message(
@@ -372,17 +194,6 @@ def test_only_what_is_to_be_offered_is(rig: Rig, kubelet: FakeKubelet) -> None:
         assert kubelet.resources() == (SGX,)
 
 
-def test_a_plugin_directory_that_is_removed_ends_the_plugin_by_its_liveness(rig: Rig) -> None:
-    with rig.plugin() as plugin:
-        eventually(lambda: "waiting for it" in rig.log.getvalue())
-        eventually(lambda: len(list(rig.plugins.iterdir())) >= len(NAMES))
-        shutil.rmtree(rig.plugins)
-        rig.plugins.mkdir()  # another one, which a container's mount does not show
-        eventually(lambda: rig.get(plugin, "/live")[0] == 503)
-        assert "was removed from the node" in rig.get(plugin, "/live")[1]
-        assert rig.log.getvalue().count("was removed from the node") == 1
-
-
 def test_devices_of_the_other_mode_that_containers_have_are_said(
     rig: Rig, kubelet: FakeKubelet
 ) -> None:
@@ -394,13 +205,6 @@ def test_devices_of_the_other_mode_that_containers_have_are_said(
         assert 'given_devices{mode="hardware"} 1' in rig.get(plugin, "/metrics")[1]
 
 
-def test_a_las_socket_directory_that_is_a_file(rig: Rig) -> None:
-    rig.settings.socket_directory.rmdir()
-    rig.settings.socket_directory.write_text("")
-    with pytest.raises(Misconfigured, match="is a file, expected a directory"):
-        rig.plugin().start()
-
-
 def test_a_status_port_that_is_taken(rig: Rig) -> None:
     with rig.plugin() as plugin:
         other = DevicePlugin(
@@ -408,49 +212,6 @@ def test_a_status_port_that_is_taken(rig: Rig) -> None:
         )
         with pytest.raises(Error):
             other.start()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-@pytest.mark.parametrize(
-    ("option", "room", "said"),
-    [
-        ("ro", "remount,rw", "read-only file system"),
-        ("nr_inodes=1", "remount,nr_inodes=100", "no space left"),
-    ],
-)
-def test_a_directory_that_takes_no_socket_is_tried_until_it_does(
-    rig: Rig, option: str, room: str, said: str
-) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", rig.plugins], check=True)
-    try:
-        with rig.plugin() as plugin:
-            eventually(lambda: rig.log.getvalue().count(f"cannot be made: {said}") == len(NAMES))
-            eventually(lambda: rig.get(plugin, "/ready")[0] == 503)
-            subprocess.run(["mount", "-o", room, rig.plugins], check=True)
-            with FakeKubelet(rig.plugins) as kubelet:
-                kubelet.wait(lambda it: it.listens_to(*NAMES))
-            assert rig.log.getvalue().count(f"cannot be made: {said}") == len(NAMES)
-    finally:
-        subprocess.run(["umount", rig.plugins], check=True)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_directory_that_is_full_for_a_while(rig: Rig) -> None:
-    # Inodes: the directory itself, the kubelet's socket, four of ours, and who holds it.
-    options = f"nr_inodes={3 + len(NAMES)}"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", rig.plugins], check=True)
-    try:
-        with FakeKubelet(rig.plugins) as kubelet, rig.plugin() as plugin:
-            kubelet.wait(lambda it: it.listens_to(*NAMES))
-            socket_path = rig.plugins / kubelet.plugin(SGX).request.endpoint
-            socket_path.rename(rig.plugins / "taken")
-            eventually(lambda: "no space left" in rig.get(plugin, "/ready")[1])
-            assert rig.log.getvalue().count("no space left on device") == 1
-            (rig.plugins / "taken").unlink()
-            kubelet.wait(lambda it: it.listens_to(*NAMES))
-            eventually(lambda: rig.get(plugin, "/ready")[0] == 200)
-    finally:
-        subprocess.run(["umount", rig.plugins], check=True)
 
 
 def test_other_paths_and_methods(rig: Rig) -> None:
