@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -339,6 +341,33 @@ def test_a_renewal_survives_a_restart(tmp_path: Path, key: Ed25519PrivateKey) ->
         assert Cluster(cas, tmp_path / "state", issuer, clock).level(key) is Level.NODE
         clock.forward(600)
         assert Cluster(cas, tmp_path / "state", issuer, clock).level(key) is Level.SIMULATION
+
+
+def test_who_puts_a_renewal_back_brings_the_expiry_nearer_and_no_more(
+    cluster: Cluster, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    # A renewal has no record in the audit log, so the state before it fits the head after it.
+    cluster.enrol(key)
+    head = cluster.cas.server.service.head
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    with (
+        contextlib.closing(sqlite3.connect(cluster.state / "cas.db")) as now,
+        contextlib.closing(sqlite3.connect(earlier / "cas.db")) as kept,
+    ):
+        now.backup(kept)
+    shutil.copy(cluster.state / "master.key", earlier)
+    cluster.clock.forward(3000)
+    cluster.enrol(key)
+    assert cluster.cas.server.service.head == head
+    cluster.clock.forward(1000)
+    assert cluster.level(key) is Level.NODE
+    found = verify_audit_log(
+        earlier / "cas.db", keys=FileKey(earlier / "master.key"), expect_head=head
+    )
+    assert found.severity == 0
+    with running(earlier, now=cluster.clock) as cas:
+        assert Cluster(cas, earlier, cluster.issuer, cluster.clock).level(key) is Level.SIMULATION
 
 
 def test_the_same_token_again_changes_nothing(cluster: Cluster, key: Ed25519PrivateKey) -> None:

@@ -1,8 +1,9 @@
 """The LAS's enrolment at a CAS by token, in a thread of its own: when, and what is said of it.
 
 Programs are answered all the while; whether a statement is worth level node is the CAS's question.
-When to try is counted by the monotonic clock: where the node's clock is wrong, a LAS enrols as
-often as elsewhere. Format: docs/formats/enrolment.md, "The LAS".
+When to try is counted by the time since the machine's start: where the node's clock is wrong, a LAS
+enrols as often as elsewhere, and after a suspension it does so at once. Format:
+docs/formats/enrolment.md, "The LAS".
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ AGAIN_SECONDS = 60.0
 REFUSED_SECONDS = 300.0
 SAY_SECONDS = 300.0
 
+
+def _since_start() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 Show: TypeAlias = Callable[[str], Enrolled]
 """Shows a token to the CAS; as `enrolment_client.enrol`."""
 
@@ -62,7 +68,7 @@ class Enroller:
         log: lines for the operator.
         show: shows a token to the CAS; by a connection to it where None is given.
         now: seconds since the epoch.
-        clock: monotonic seconds.
+        clock: seconds since the machine's start, also those in which it was suspended.
         chance: a number from 0 to 1, by which nodes do not all try again at once.
     """
 
@@ -74,7 +80,7 @@ class Enroller:
         log: Log,
         show: Show | None = None,
         now: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = _since_start,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings

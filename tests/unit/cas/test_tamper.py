@@ -41,7 +41,7 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     token = Enrolment("issuer", "subject", "node", "pod", "uid", issued=0, expires=100)
     for entry in (
         Entry(Kind.LAS_TOKEN, "cd" * 32, "", "then", token),
-        Entry(Kind.LAS_BARRED, "ef" * 32, "", "then"),
+        Entry(Kind.LAS_BARRED, "ef" * 32, "", "then", token._replace(node="other")),
     ):
         store.accept(entry, Record(NOW, Event.LAS_ENROLLED))
     store.close()
@@ -296,6 +296,8 @@ def test_a_damaged_file_never_raises_anything_but_our_errors(genuine: Path, tmp_
         f"INSERT INTO accepted VALUES ('las-key', '{'aa' * 32}', '', 'now', '')",
         "UPDATE accepted SET enrolment = replace(enrolment, '100', '900')",
         "DELETE FROM accepted WHERE kind = 'las-barred'",
+        "UPDATE accepted SET enrolment = '' WHERE kind = 'las-barred'",
+        "UPDATE accepted SET enrolment = replace(enrolment, 'other', 'othes')",
         "UPDATE accepted SET kind = 'las-key', enrolment = '' WHERE kind = 'las-token'",
         "ALTER TABLE accepted DROP COLUMN enrolment",
         f"UPDATE accepted SET kind = 'las-key' WHERE value = '{'ab' * 32}'",

@@ -31,7 +31,7 @@ _MAX_BEARER = 16 * 1024
 _ACCEPT = "application/jwk-set+json, application/json"
 
 
-def _boot() -> float:
+def _since_start() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -97,10 +97,12 @@ class FetchedKeys:
 
     Args:
         load: fetches them.
-        clock: monotonic seconds, which go on while the machine is suspended.
+        clock: seconds since the machine's start, also those in which it was suspended.
     """
 
-    def __init__(self, load: Callable[[], KeySet], *, clock: Callable[[], float] = _boot) -> None:
+    def __init__(
+        self, load: Callable[[], KeySet], *, clock: Callable[[], float] = _since_start
+    ) -> None:
         self._load = load
         self._clock = clock
         self._lock = threading.Lock()
