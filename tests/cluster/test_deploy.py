@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,31 @@ from tests.cluster.rig import Cluster
 PROJECT = Path(__file__).parents[2]
 MANIFESTS = sorted((PROJECT / "deploy").glob("*.yaml")) + sorted(
     (PROJECT / "examples").rglob("*.yaml")
+)
+CHART_VALUES: list[tuple[str, dict[str, Any] | str]] = [
+    ("cas", {"minimumLevel": "node"}),
+    ("cas", {"minimumLevel": "node", "persistence": {"local": {"path": "/x", "node": "n"}}}),
+    ("cas", {"minimumLevel": "node", "persistence": {"enabled": False}}),
+    ("cas", {"minimumLevel": "node", "changeMinimumLevel": True}),
+    (
+        "cas",
+        {
+            "minimumLevel": "node",
+            "lasEnrolment": {"subjects": ["system:serviceaccount:a:las"], "keys": "{}"},
+        },
+    ),
+    ("cas", "cas-inside.values.yaml"),
+    ("las", {}),
+    ("las", {"cas": {"address": "cas.cas.svc", "keyHash": "3s1pm8W6Be6c"}}),
+    ("las", {"cas": {"address": "cas.cas.svc", "enrol": False}}),
+    ("sgxdevplugin", {}),
+    ("sgxdevplugin", {"simulation": True, "test": {"casAddress": "cas.cas.svc"}}),
+    ("sgxdevplugin", {"labelNodes": False}),
+]
+# What is for helm, for people, or is run by other tests.
+NO_MANIFESTS = (
+    *("/Chart.yaml", "/values.yaml", "/values.schema.json", "/_helpers.tpl", "/NOTES.txt"),
+    *("/README.md", ".py", ".sh"),
 )
 _SERVER = """\
 import http.server, os
@@ -60,57 +86,76 @@ services:
 """
 
 
+@pytest.fixture(scope="module")
+def dry(cluster: Cluster) -> Iterator[str]:
+    """A namespace in which nothing is made."""
+    with namespace_of_its_own(cluster, "dry") as name:
+        yield name
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path in MANIFESTS if not path.name.endswith(".values.yaml")],
     ids=lambda path: str(path.relative_to(PROJECT)),
 )
-def test_a_manifest_is_valid(cluster: Cluster, namespace: str, path: Path) -> None:
+def test_a_manifest_is_valid(cluster: Cluster, dry: str, path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         if document["kind"] == "Namespace":
             document["metadata"]["name"] += "-dry-run"
         else:
             document["metadata"].pop("namespace", None)
         done = cluster.kubectl(
-            *("apply", "--dry-run=server", "--validate=strict", "-n", namespace, "-f", "-"),
+            *("apply", "--dry-run=server", "--validate=strict", "-n", dry, "-f", "-"),
             input=json.dumps(document),
         )
         assert "Warning" not in done.stderr
 
 
+@pytest.fixture(scope="module")
+def rendered(cluster: Cluster, dry: str) -> dict[str, str]:
+    """The charts, each with each of its CHART_VALUES, as this cluster's helm renders them."""
+    found = {}
+    for chart, values in CHART_VALUES:
+        given: dict[str, Any] = (
+            yaml.safe_load((PROJECT / "deploy" / values).read_text())
+            if isinstance(values, str)
+            else values
+        )
+        images = {"image": "x.invalid/x", "test": {"image": "x.invalid/y"} | given.get("test", {})}
+        found[f"{chart} {values}"] = cluster.helm(
+            *("template", chart, str(CHARTS / chart), "-n", dry, "--values", "-", "--validate"),
+            input=json.dumps(given | images),
+        ).stdout
+    return found
+
+
 @pytest.mark.parametrize(
-    ("chart", "values"),
-    [
-        ("cas", {"minimumLevel": "node"}),
-        ("cas", {"minimumLevel": "node", "persistence": {"local": {"path": "/x", "node": "n"}}}),
-        ("cas", {"minimumLevel": "node", "persistence": {"enabled": False}}),
-        ("cas", "cas-inside.values.yaml"),
-        ("las", {}),
-        ("las", {"cas": {"address": "cas.cas.svc", "keyHash": "3s1pm8W6Be6c"}}),
-        ("sgxdevplugin", {}),
-        ("sgxdevplugin", {"simulation": True, "test": {"casAddress": "cas.cas.svc"}}),
-    ],
-    ids=str,
+    "which", [f"{chart} {values}" for chart, values in CHART_VALUES], ids=lambda which: which
 )
-def test_a_chart_is_valid(
-    cluster: Cluster, namespace: str, chart: str, values: dict[str, Any] | str
-) -> None:
-    given: dict[str, Any] = (
-        yaml.safe_load((PROJECT / "deploy" / values).read_text())
-        if isinstance(values, str)
-        else values
-    )
-    images = {"image": "x.invalid/x", "test": {"image": "x.invalid/y"} | given.get("test", {})}
-    rendered = cluster.helm(
-        *("template", chart, str(CHARTS / chart), "-n", namespace, "--values", "-"),
-        *("--validate",),
-        input=json.dumps(given | images),
-    ).stdout
+def test_a_chart_is_valid(cluster: Cluster, dry: str, rendered: dict[str, str], which: str) -> None:
     done = cluster.kubectl(
-        *("apply", "--dry-run=server", "--validate=strict", "-n", namespace, "-f", "-"),
-        input=rendered,
+        *("apply", "--dry-run=server", "--validate=strict", "-n", dry, "-f", "-"),
+        input=rendered[which],
     )
     assert "Warning" not in done.stderr
+
+
+def test_every_file_has_been_looked_at(rendered: dict[str, str]) -> None:
+    """A new file of `charts`, `deploy` or `examples` is looked at by the tests above, or named."""
+    seen = {path.relative_to(PROJECT).as_posix() for path in MANIFESTS}
+    seen -= {name for name in seen if name.endswith(".values.yaml")}
+    seen |= {f"deploy/{values}" for _, values in CHART_VALUES if isinstance(values, str)}
+    for text in rendered.values():
+        seen |= {f"charts/{name}" for name in re.findall(r"^# Source: (.+)$", text, re.MULTILINE)}
+    there = {
+        path.relative_to(PROJECT).as_posix()
+        for directory in ("charts", "deploy", "examples")
+        for path in (PROJECT / directory).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert seen <= there
+    unseen = {name for name in there - seen if not name.endswith(NO_MANIFESTS)}
+    assert not unseen
 
 
 def test_the_hardened_application_runs_at_level_node(
