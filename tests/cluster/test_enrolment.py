@@ -49,7 +49,8 @@ class Enrolling(NamedTuple):
 
         def enrolled() -> bool:
             listed = self.listed()
-            return {key: listed[key]["node"] for key in keys if key in listed} == keys
+            live = {key: one["node"] for key, one in listed.items() if not one["expired"]}
+            return {key: live[key] for key in keys if key in live} == keys
 
         self.wait(enrolled, "every node's LAS in the list, under its node's name")
         return keys
