@@ -18,7 +18,7 @@ from crannog.transport.listener import Listener, Slot, tcp_socket
 from crannog.transport.stream import SocketStream
 
 _LIMITS = HttpLimits(body=0, request_seconds=5.0, idle_seconds=60.0)
-_CONNECTIONS = 16
+_CONNECTIONS = 64  # that many strangers a second do not keep a probe from its answer
 _LIVE_SECONDS = 60.0  # four registrations that wait for a kubelet take twenty
 _TEXT = (("Content-Type", "text/plain; charset=utf-8"),)
 _METRICS = (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),)

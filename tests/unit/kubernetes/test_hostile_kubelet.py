@@ -10,8 +10,10 @@ import contextlib
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -187,6 +189,17 @@ def test_only_the_owner_may_connect(served: Path) -> None:
     assert stat.S_IMODE(served.stat().st_mode) & 0o022 == 0
 
 
+def test_a_probe_is_answered_while_strangers_hold_connections(rig: Rig) -> None:
+    with rig.plugin() as plugin, contextlib.ExitStack() as stack:
+        for _ in range(150):
+            stranger = stack.enter_context(socket.socket())
+            stranger.connect(plugin.status_address)
+            stranger.sendall(b"GET /met")
+        begun = time.monotonic()
+        assert rig.get(plugin, "/live")[0] == 200
+        assert time.monotonic() - begun < 5  # as long as a kubelet waits
+
+
 # What sits at the kubelet's socket.
 
 
@@ -230,6 +243,7 @@ def test_a_kubelet_whose_reason_is_not_text(rig: Rig) -> None:
 
 
 def test_something_else_that_listens_at_the_kubelet_s_socket(rig: Rig) -> None:
+    rig.settings = replace(rig.settings, resources=(SGX,))
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(rig.plugins / KUBELET_SOCKET))
         other.listen()
