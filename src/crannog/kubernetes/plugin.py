@@ -184,7 +184,7 @@ class DevicePlugin:
             self._look_at_release()
 
     def _look_at_release(self) -> Error | None:
-        before, self._problem = self._problem, self._release.problem()
+        before, self._problem = self._problem, self._release.look_again()
         self._problem_at = time.monotonic()
         if (before and before.message) != (self._problem and self._problem.message):
             self._say_problem()

@@ -45,6 +45,16 @@ class WatchedRelease:
                 self._problem = self._read()
             return self._problem
 
+    def look_again(self) -> Error | None:
+        """As `problem`, and reads it also where it was not whole at the last look.
+
+        What could not be read may have been us: too many open files, a disk that hangs.
+        """
+        with self._lock:
+            if self._problem is not None:
+                self._marks = b""
+        return self.problem()
+
     def _read(self) -> Error | None:
         try:
             verify_release(self.directory, owner=self._owner)

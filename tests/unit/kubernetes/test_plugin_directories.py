@@ -67,6 +67,23 @@ def test_a_plugin_s_holder_file_is_not_believed_blindly(rig: Rig) -> None:
             rig.plugin().start()
 
 
+def test_a_release_that_could_not_be_read_for_a_while_is_read_again(
+    rig: Rig, kubelet: FakeKubelet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rig.plugin():
+        kubelet.wait(lambda it: it.healthy(SGX) == 3)
+        with monkeypatch.context() as patch:
+            patch.setattr("crannog.kubernetes.watched.verify_release", _too_many_files)
+            os.utime(rig.settings.release / "run")
+            kubelet.wait(lambda it: it.healthy(SGX) == 0)
+        kubelet.wait(lambda it: it.healthy(SGX) == 3)
+    assert rig.log.getvalue().count("too many open files") == 1
+
+
+def _too_many_files(_directory: Path, *, owner: int) -> None:
+    raise Misconfigured(f"launcher directory of {owner} cannot be read: too many open files")
+
+
 def test_stopping_takes_the_sockets_away_and_ends_the_streams(
     rig: Rig, kubelet: FakeKubelet
 ) -> None:
