@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,10 +74,18 @@ class Release:
         return {"image": image, "imagePullPolicy": "Always"} | dict(values) | {"test": test}
 
     def test(self) -> str:
-        """What `helm test` prints, with the logs of its pods."""
+        """What `helm test` prints, with the logs of its pods; it has to succeed."""
+        done = self.try_test()
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def try_test(self, *, seconds: int = 120) -> subprocess.CompletedProcess[str]:
+        """`helm test`, with the logs of its pods, whatever becomes of it."""
         return self.cluster.helm(
-            "test", self.name, "-n", self.namespace, "--logs", "--timeout", "120s"
-        ).stdout
+            *("test", self.name, "-n", self.namespace, "--logs", "--timeout", f"{seconds}s"),
+            check=False,
+            timeout=seconds + 60,
+        )
 
     def uninstall(self) -> str:
         """Remove it; what helm says."""
@@ -172,6 +181,18 @@ def chart_installed(
         release.uninstall()
         tested = f"app.kubernetes.io/instance={chart},app.kubernetes.io/name={chart}-test"
         cluster.kubectl("delete", "pod", "-n", namespace, "-l", tested, check=False)
+
+
+def left_of(cluster: Cluster, namespace: str, release: str) -> set[str]:
+    """What of a release is there, in its namespace and of the whole cluster but for volumes."""
+    kinds = (
+        "pods,services,serviceaccounts,configmaps,secrets,statefulsets,daemonsets,networkpolicies,"
+        "poddisruptionbudgets,persistentvolumeclaims,clusterroles,clusterrolebindings,"
+        "validatingadmissionpolicies,validatingadmissionpolicybindings"
+    )
+    chosen = f"app.kubernetes.io/instance={release},app.kubernetes.io/name!=cas-test"
+    found = cluster.get(kinds, "-n", namespace, "-l", chosen)["items"]
+    return {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in found}
 
 
 def offered(cluster: Cluster, resource: str = SGX) -> dict[str, int]:

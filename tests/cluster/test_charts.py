@@ -7,7 +7,6 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,50 @@ import pytest
 from tools.charts import write_repository
 
 from tests.cluster.charts import (
+    CHARTS,
     InsideCas,
     Release,
     chart_installed,
     las_keys,
+    left_of,
     namespace_of_its_own,
     offered,
-    post_session,
-    run_to_its_end,
 )
 from tests.cluster.rig import Cluster
 
+_SUBJECT = "system:serviceaccount:kube-system:las"
+_CAS = {"address": "cas.example", "keyHash": "3s1pm8W6Be6c"}
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-_KEPT = """\
-name: kept
-version: "0.2"
-services:
-  - name: app
-    mrenclaves: [MRENCLAVE]
-    command: /usr/bin/echo secret:$$SCONE::S.hex$$
-secrets:
-  - {name: S, kind: binary, size: 16}
-"""
-_SHOWN = re.compile(r"^secret:(\S+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("chart", "values", "told"),
+    [
+        ("cas", {}, ["logs cas-0 | grep 'CAS key hash is'", "cas attest localhost -c KEYHASH"]),
+        ("cas", {}, ["crannog cas las add KEY", "delete persistentvolumeclaim state-cas-0"]),
+        ("cas", {"minimumLevel": "simulation"}, ["level is SIMULATION"]),
+        ("cas", {"persistence": {"enabled": False}}, ["WITHOUT PERSISTENCE"]),
+        ("cas", {"changeMinimumLevel": True}, ["set it back to false"]),
+        ("cas", {"lasEnrolment": {"subjects": [_SUBJECT]}}, [f"LASes of {_SUBJECT} enrol"]),
+        ("cas", {"test": {"image": "x"}}, ["helm -n here test cas --logs"]),
+        ("las", {}, ["grep 'has public key'", "label namespace NAMESPACE crannog/protected=true"]),
+        ("las", {}, ["uninstall las` takes the protection", "/var/lib/crannog/las, the LAS's key"]),
+        ("las", {"cas": _CAS}, ["enrol themselves at cas.example", "serviceaccount:here:las"]),
+        ("sgxdevplugin", {}, ["limits: {sgx.k8s.io/sgx: 1}", "helm install las", "no SGX device"]),
+        ("sgxdevplugin", {"simulation": True}, ["IN SIMULATION", "label nodes --all sgx.intel"]),
+    ],
+)
+def test_the_notes_say_what_to_do_next(
+    cluster: Cluster, chart: str, values: dict[str, Any], told: list[str]
+) -> None:
+    needed = {"image": "x.invalid/x"} | ({"minimumLevel": "node"} if chart == "cas" else {})
+    said = cluster.helm(
+        *("install", chart, str(CHARTS / chart), "-n", "here", "--dry-run=server"),
+        *("--values", "-"),
+        input=json.dumps(needed | values),
+    ).stdout
+    notes = said.partition("\nNOTES:\n")[2]
+    assert [each for each in told if each not in notes] == []
 
 
 def test_the_plugins_test_measures_with_the_nodes_launcher(plugin: Release) -> None:
@@ -108,6 +128,28 @@ def test_the_lass_test_says_level_node(las: Release) -> None:
     assert any(key in said for key in las_keys(las))
 
 
+def test_the_lass_test_fails_below_the_level_that_is_asked_for(las: Release) -> None:
+    values = las.given()
+    try:
+        las.upgrade(values | {"test": values["test"] | {"level": "hardware"}})
+        done = las.try_test()
+        assert done.returncode != 0
+        assert re.search(r"^level: +node$", done.stdout, re.MULTILINE)
+    finally:
+        las.upgrade(values)
+
+
+def test_the_plugins_test_fails_where_no_node_has_the_resource(plugin: Release) -> None:
+    values = plugin.given()
+    try:
+        plugin.upgrade(values | {"test": values["test"] | {"resource": "nowhere.example/sgx"}})
+        assert plugin.try_test(seconds=5).returncode != 0
+        pod = plugin.cluster.get("pod", f"{plugin.full_name}-test", "-n", plugin.namespace)
+        assert "Insufficient nowhere.example/sgx" in json.dumps(pod["status"])
+    finally:
+        plugin.upgrade(values)
+
+
 def test_the_cass_test_attests(inside_cas: InsideCas) -> None:
     said = inside_cas.release.test()
     assert "attested at level simulation or above" in said
@@ -131,161 +173,6 @@ def test_a_cas_of_level_node_attests_what_an_enrolled_las_vouches_for(
         assert "attested at level node or above" in said
 
 
-@pytest.fixture
-def kept(cluster: Cluster, cluster_images: dict[str, str]) -> Iterator[Release]:
-    """A CAS with a directory of a node; that, the claim and the volume are removed at the end."""
-    local = cluster.local
-    if local is None:
-        pytest.skip("this makes a directory on a node, which is not of this machine")
-    node, path = cluster.nodes[0], f"/var/lib/test-cas-{secrets.token_hex(4)}"
-    local.on_node(node, "mkdir", path)
-    values: dict[str, Any] = {
-        "minimumLevel": "simulation",
-        "persistence": {"local": {"path": path, "node": node}},
-    }
-    with namespace_of_its_own(cluster, "kept", _RESTRICTED) as namespace:
-        try:
-            with chart_installed(
-                cluster, cluster_images, "cas", values, namespace=namespace
-            ) as release:
-                yield release
-        finally:
-            cluster.kubectl("delete", "pvc", "--all", "-n", namespace, check=False)
-            cluster.kubectl("delete", "pv", f"{namespace}-cas-state", check=False)
-            local.on_node(node, "rm", "-r", path)
-
-
-def test_sessions_and_secrets_outlive_upgrade_and_uninstall(kept: Release) -> None:
-    cluster, cas = kept.cluster, InsideCas(kept)
-    values = json.loads(
-        cluster.helm("get", "values", "cas", "-n", kept.namespace, "-o", "json").stdout
-    )
-    key_hash = cas.key_hash
-    first = _secret_of_a_session(kept, create=True)
-
-    kept.upgrade(values | {"podAnnotations": {"upgraded": "yes"}, "hostNames": ["cas.example"]})
-    assert cas.key_hash == key_hash
-    assert _secret_of_a_session(kept) == first
-
-    said = kept.uninstall()
-    assert "test-" in said or "kept" in said  # helm names the volume that it keeps
-    cluster.wait(
-        lambda: _left(cluster, kept.namespace, "cas") == {"persistentvolumeclaim/state-cas-0"},
-        "the claim alone to be left",
-    )
-    kept.upgrade(values)
-    assert cas.key_hash == key_hash
-    assert _secret_of_a_session(kept) == first
-
-
-def test_the_minimum_level_is_changed_by_an_upgrade_that_says_so(kept: Release) -> None:
-    cluster, cas = kept.cluster, InsideCas(kept)
-    values = json.loads(
-        cluster.helm("get", "values", "cas", "-n", kept.namespace, "-o", "json").stdout
-    )
-    key_hash = cas.key_hash
-    kept.upgrade(values | {"minimumLevel": "node", "changeMinimumLevel": True})
-    kept.upgrade(values | {"minimumLevel": "node"})
-    assert "CAS minimum trust level is node" in kept.logs(cas.pod)
-    assert cas.key_hash == key_hash
-
-
-def test_another_level_without_saying_so_is_refused_where_one_looks(kept: Release) -> None:
-    cluster, cas = kept.cluster, InsideCas(kept)
-    values = json.loads(
-        cluster.helm("get", "values", "cas", "-n", kept.namespace, "-o", "json").stdout
-    )
-    cluster.helm(
-        *(
-            "upgrade",
-            "cas",
-            str(Path("charts/cas").resolve()),
-            "-n",
-            kept.namespace,
-            "--values",
-            "-",
-        ),
-        input=json.dumps(values | {"minimumLevel": "node"}),
-    )
-
-    def said() -> bool:
-        pod = cluster.get("pod", cas.pod, "-n", kept.namespace)
-        return "but the database was created with" in json.dumps(pod["status"])
-
-    cluster.wait(
-        said, "the reason in the pod's status", seen=lambda: cluster.describe(kept.namespace)
-    )
-
-
-def test_without_persistence_everything_is_lost_with_the_pod(
-    cluster: Cluster, cluster_images: dict[str, str]
-) -> None:
-    values: dict[str, Any] = {"minimumLevel": "simulation", "persistence": {"enabled": False}}
-    with (
-        namespace_of_its_own(cluster, "lost") as namespace,
-        chart_installed(cluster, cluster_images, "cas", values, namespace=namespace) as release,
-    ):
-        assert "WITHOUT PERSISTENCE" in release.upgrade(values)
-        cas = InsideCas(release)
-        before = cas.key_hash
-        cluster.kubectl("delete", "pod", cas.pod, "-n", namespace)
-        cluster.wait_ready(namespace, release.workload)
-        assert cas.key_hash != before
-        release.uninstall()
-        cluster.wait(lambda: not _left(cluster, namespace, "cas"), "nothing to be left")
-
-
-def test_a_key_from_a_secret_opens_the_database_and_another_does_not(kept: Release) -> None:
-    cluster, cas = kept.cluster, InsideCas(kept)
-    values = kept.given()
-    _clear(kept)
-    _set_master_key(kept, "5a" * 32)
-    values["masterKey"] = {"existingSecret": "master-key"}
-    kept.upgrade(values)
-    key_hash = cas.key_hash
-    listed = cas.command("cas", "las", "list", "--key-provider", "env:CRANNOG_MASTER_KEY")
-    assert listed == ""
-    kept.upgrade(values | {"podAnnotations": {"again": "yes"}})
-    assert cas.key_hash == key_hash
-
-    _set_master_key(kept, "a5" * 32)
-    cluster.kubectl("delete", "pod", cas.pod, "-n", kept.namespace)
-
-    def refused() -> bool:
-        pod = cluster.kubectl(
-            "get", "pod", cas.pod, "-n", kept.namespace, "-o", "json", check=False
-        )
-        return "variable CRANNOG_MASTER_KEY" in pod.stdout.partition('"status"')[2]
-
-    cluster.wait(refused, "the reason in the status", seen=lambda: cluster.describe(kept.namespace))
-
-
-def test_a_budget_of_none_keeps_the_cas_from_being_evicted(
-    cluster: Cluster, cluster_images: dict[str, str]
-) -> None:
-    values: dict[str, Any] = {
-        "minimumLevel": "simulation",
-        "persistence": {"enabled": False},
-        "podDisruptionBudget": {"maxUnavailable": 0},
-    }
-    with (
-        namespace_of_its_own(cluster, "budget") as namespace,
-        chart_installed(cluster, cluster_images, "cas", values, namespace=namespace),
-    ):
-        cluster.wait(
-            lambda: cluster.get("pdb", "cas", "-n", namespace)["status"].get("expectedPods"),
-            "the budget to count its pod",
-        )
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "cas-0"}}
-        done = cluster.kubectl(
-            *("create", "--raw", f"/api/v1/namespaces/{namespace}/pods/cas-0/eviction"),
-            *("-f", "-"),
-            input=json.dumps(eviction),
-            check=False,
-        )
-        assert "violate the pod's disruption budget" in done.stderr
-
-
 def test_uninstalling_plugin_and_las_leaves_only_what_they_say(
     cluster: Cluster, cluster_images: dict[str, str], las: Release, plugin: Release
 ) -> None:
@@ -297,14 +184,15 @@ def test_uninstalling_plugin_and_las_leaves_only_what_they_say(
             cluster, chart, f"{chart}-{secrets.token_hex(3)}", "default", cluster_images
         )
         release.upgrade(nowhere)
-        assert _left(cluster, "default", release.name)
+        assert left_of(cluster, "default", release.name)
         release.uninstall()
-        assert not _left(cluster, "default", release.name)
+        assert not left_of(cluster, "default", release.name)
 
 
 def test_the_repository_serves_the_tutorials_command(
     cluster: Cluster, cluster_images: dict[str, str], tmp_path: Path
 ) -> None:
+    cluster.leave_alone(("daemonset/sgxdevplugin", "default"))
     prefix = cluster_images["python"].rpartition("/")[0]
     write_repository(
         tmp_path / "charts",
@@ -337,53 +225,6 @@ def test_the_repository_serves_the_tutorials_command(
 
 def test_every_node_is_served(plugin: Release) -> None:
     assert set(offered(plugin.cluster).values()) == {110}
-
-
-def _clear(release: Release) -> None:
-    """Remove the release and what it keeps, the directory's content too."""
-    cluster, local = release.cluster, release.cluster.local
-    assert local is not None
-    place = release.given()["persistence"]["local"]
-    release.uninstall()
-    cluster.kubectl("delete", "pvc", "--all", "-n", release.namespace)
-    cluster.kubectl("delete", "pv", f"{release.namespace}-cas-state")
-    local.on_node(place["node"], "sh", "-c", f"rm -rf {place['path']}/*")
-
-
-def _set_master_key(release: Release, key: str) -> None:
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "master-key"},
-        "stringData": {"master-key": key},
-    }
-    release.cluster.apply(json.dumps(secret), release.namespace)
-
-
-def _left(cluster: Cluster, namespace: str, release: str) -> set[str]:
-    """What of a release is there, in its namespace and of the whole cluster but for volumes."""
-    kinds = (
-        "pods,services,serviceaccounts,configmaps,secrets,statefulsets,daemonsets,networkpolicies,"
-        "poddisruptionbudgets,persistentvolumeclaims,clusterroles,clusterrolebindings,"
-        "validatingadmissionpolicies,validatingadmissionpolicybindings"
-    )
-    chosen = f"app.kubernetes.io/instance={release},app.kubernetes.io/name!=cas-test"
-    found = cluster.get(kinds, "-n", namespace, "-l", chosen)["items"]
-    return {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in found}
-
-
-def _secret_of_a_session(release: Release, *, create: bool = False) -> str:
-    """What an attested program is given of a secret that the CAS generated, of a session `kept`."""
-    cas, cluster = InsideCas(release), release.cluster
-    image = release.images["python"]
-    program = ["/crannog/run", "--", "/usr/bin/echo"]
-    if create:
-        post_session(cluster, release.namespace, image, cas.address, _KEPT, program)
-    environment = {"SCONE_CAS_ADDR": cas.address, "SCONE_CONFIG_ID": "kept/app"}
-    said = run_to_its_end(cluster, release.namespace, image, program, environment)
-    found = _SHOWN.search(said)
-    assert found is not None, said
-    return found[1]
 
 
 class _web_server:  # noqa: N801  # used as a function is
