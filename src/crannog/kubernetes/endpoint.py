@@ -84,11 +84,22 @@ class Endpoint:
         self._socket: Identity | None = None
         self._lock = threading.Lock()
         self._streams = 0
+        self._expected = False
+        self._kubelets: object | None = None
 
     @property
-    def streams(self) -> int:
-        """How many kubelets listen: one, if all is well."""
-        return self._streams
+    def listening(self) -> bool:
+        """Whether the kubelet's stream stands."""
+        return self._kubelets is not None
+
+    def expect(self) -> None:
+        """Take the next stream that begins for the kubelet's: it is about to be registered.
+
+        Nothing on a stream says whose it is. Somebody who looks at the devices beside the kubelet
+        is not to pass for it when it has let go.
+        """
+        with self._lock:
+            self._expected, self._kubelets = True, None
 
     @property
     def alive(self) -> bool:
@@ -161,8 +172,11 @@ class Endpoint:
 
         if not context.add_callback(self._inventory.wake):
             return
+        stream = object()
         with self._lock:
             self._streams += 1
+            if self._expected:
+                self._expected, self._kubelets = False, stream
         try:
             if self._streams > _MAX_STREAMS:
                 context.abort(
@@ -175,6 +189,8 @@ class Endpoint:
         finally:
             with self._lock:
                 self._streams -= 1
+                if self._kubelets is stream:
+                    self._kubelets = None
 
     def _allocate(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         return _answered(

@@ -63,7 +63,7 @@ class Served:
             now: monotonic seconds.
         """
         endpoint = self._endpoint
-        if endpoint.streams:
+        if endpoint.listening:
             self._heard_at = now
         if endpoint.alive and (kubelet is None or not self._lost(kubelet, now)):
             return False
@@ -86,7 +86,7 @@ class Served:
         """Why a pod that asks for it would wait; empty when the kubelet listens."""
         if self._failure:
             return self._failure
-        if self._known_to != kubelet or not self._endpoint.streams:
+        if self._known_to != kubelet or not self._endpoint.listening:
             return f"{self._endpoint.resource.name}: the kubelet does not listen"
         return ""
 
@@ -120,6 +120,7 @@ class Served:
 
     def _register(self, kubelet: Identity) -> None:
         name = self._endpoint.resource.name
+        self._endpoint.expect()
         self._kubelet.register(self._endpoint.resource)
         self._known_to, self._heard_at = kubelet, time.monotonic()
         self._metrics.registration(name, "registered")

@@ -142,6 +142,23 @@ def test_streams_beyond_the_bound_are_refused_and_allocations_go_on(
     eventually(lambda: isinstance(call(served, "ListAndWatch", b""), bytes))
 
 
+def test_a_stream_of_somebody_else_does_not_pass_for_the_kubelet_s(
+    rig: Rig, kubelet: FakeKubelet
+) -> None:
+    with rig.plugin():
+        kubelet.wait(lambda it: it.listens_to(*NAMES))
+        path = rig.plugins / kubelet.plugin(SGX).request.endpoint
+        with grpc.insecure_channel(f"unix:{path}") as channel:
+            watch: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+                f"/{PLUGIN_SERVICE}/ListAndWatch"
+            )
+            stream = watch(b"", timeout=30)
+            next(stream)
+            kubelet.disconnect()
+            kubelet.wait(lambda it: it.listens_to(*NAMES))
+            stream.cancel()
+
+
 def _first(stream: Iterator[bytes]) -> object:
     try:
         next(stream)
