@@ -204,7 +204,16 @@ FORBIDDEN = (
         Rule(f"volume-at-{path}", _at(path), _mount(path))
         for path in (
             *("/", "/run", "/run/", "/var/run", "/var", "/etc", "/usr", "/usr/lib", "/lib"),
-            *("/lib64", "/dev", "/bin", "/proc"),
+            *(
+                "/lib64",
+                "/dev",
+                "/bin",
+                "/proc",
+                "/sys",
+                "/usr/local",
+                "/usr/local/lib/",
+                "/usr/sbin",
+            ),
         )
     ),
     *(Rule(f"{name}-at-etc", _at("/etc"), _mount("/etc", each)) for name, each in VOLUMES.items()),
@@ -285,7 +294,15 @@ ALLOWED = (
     ),
     *(
         Rule(f"volume-at-{path}", "", _mount(path))
-        for path in ("/data", "/etc/nginx", "/dev/shm", "/var/lib/app", "/running", "/run/app")
+        for path in (
+            "/data",
+            "/etc/nginx",
+            "/dev/shm",
+            "/var/lib/app",
+            "/running",
+            "/run/app",
+            "/usr/share/app",
+        )
     ),
     *(Rule(f"{name}-of-its-own", "", _mount("/data", each)) for name, each in VOLUMES.items()),
     Rule("file-of-its-own", "", _mount("/etc/app.conf", VOLUMES["config-map"], subPath="app.conf")),
