@@ -3,6 +3,9 @@
 
 FORWARDS=()
 CREATED="" # whether the namespace is ours
+# All of them stop at once on SIGTERM. With no more than 5 s of grace Kubernetes also looks at once, and
+# again, whether a namespace's pods are gone; with its 30 it looks again after 5 s.
+GRACE=5
 
 kubernetes_usage() {
     cat <<'EOT'
@@ -11,6 +14,7 @@ kubernetes_usage() {
   NAMESPACE        made, and removed at the end (default: hello-scone-RANDOM)
   SCONE_CAS_ADDR   (default: a CAS is started in the namespace, from CAS_IMAGE)
   CAS_API          HOST:PORT where this machine reaches that CAS (default: SCONE_CAS_ADDR:8081)
+  CAS_PORT         of this machine, for the CAS that is started (default: 8081)
   LAS              daemonset: the tutorial's, from LAS_IMAGE, on port 18766 of each node (default)
                    installed: there is one on each node, as by the chart `las`
   SCONE_LAS_ADDR   (default: the address of a pod's own node; the tutorial has 172.17.0.1)
@@ -24,6 +28,7 @@ begin_on_kubernetes() {
     NAMESPACE=${NAMESPACE:-hello-scone-$RANDOM}
     SGX_RESOURCE=${SGX_RESOURCE-sgx.k8s.io/sgx}
     LAS=${LAS:-daemonset}
+    CAS_PORT=${CAS_PORT:-8081}
     step "the settings"
     [[ -n ${IMAGEREPO-} ]] || fail "IMAGEREPO is not set" \
         "set IMAGEREPO to where this machine pushes and the cluster's nodes pull, or use --containers"
@@ -56,6 +61,7 @@ start_las_on_kubernetes() {
     [[ $LAS == daemonset ]] || return 0
     _push_other las "$LAS_IMAGE"
     step "a LAS on each node" "is port 18766 of the nodes taken by another LAS? Then set LAS=installed"
+    _limits 10
     _create <<EOT
 apiVersion: apps/v1
 kind: DaemonSet
@@ -73,11 +79,12 @@ spec:
         k8s-app: local-attestation
     spec:
       hostNetwork: true
+      terminationGracePeriodSeconds: $GRACE
       containers:
         - name: local-attestation
           image: $OTHER
           imagePullPolicy: Always
-$(_limits 10)
+$LIMITS
           ports:
           - containerPort: 18766
             hostPort: 18766
@@ -92,6 +99,9 @@ EOT
 run_on_kubernetes() { # NAME LOCAL-PORT PORT [NAME=VALUE...]
     local name=$1 port=$3
     step "starting $name" "the reason is above"
+    _variables "${@:4}"
+    _limits 8
+    _hardened 1000
     _create <<EOT
 apiVersion: apps/v1
 kind: Deployment
@@ -107,6 +117,7 @@ spec:
       labels:
         run: $name
     spec:
+      terminationGracePeriodSeconds: $GRACE
       containers:
       - name: $name
         image: $IMAGE
@@ -118,9 +129,9 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: status.hostIP
-$(_variables "${@:4}")
-$(_limits 8)
-$(_hardened 1000)
+$VARIABLES
+$LIMITS
+$HARDENED
         readinessProbe:
           tcpSocket:
             port: $port
@@ -178,21 +189,26 @@ _create() { _kubectl create -f - >/dev/null; } # the manifest is read from stand
 
 _dots() { printf '%s' "${1//./\\.}"; }
 
-_variables() { # [NAME=VALUE...]
-    local variable
+# What manifests are put together from. Variables, since an interrupt while bash 5.2 parses a $(…) is a
+# syntax error in the trap, and no `exit 130`.
+_variables() { # [NAME=VALUE...]; sets VARIABLES
+    local variable line
+    VARIABLES=""
     for variable in "$@"; do
-        printf '        - name: %s\n          value: "%s"\n' "${variable%%=*}" "${variable#*=}"
+        printf -v line '        - name: %s\n          value: "%s"\n' \
+            "${variable%%=*}" "${variable#*=}"
+        VARIABLES+=$line
     done
 }
 
-_limits() { # SPACES
-    [[ -z $SGX_RESOURCE ]] || printf "%$1sresources:\n%$1s  limits:\n%$1s    %s: 1\n" \
+_limits() { # SPACES; sets LIMITS
+    LIMITS=""
+    [[ -z $SGX_RESOURCE ]] || printf -v LIMITS "%$1sresources:\n%$1s  limits:\n%$1s    %s: 1" \
         '' '' '' "$SGX_RESOURCE"
 }
 
-_hardened() { # USER
-    cat <<EOT
-        securityContext:
+_hardened() { # USER; sets HARDENED
+    HARDENED="        securityContext:
           runAsNonRoot: true
           runAsUser: $1
           allowPrivilegeEscalation: false
@@ -200,8 +216,7 @@ _hardened() { # USER
           capabilities:
             drop: [ALL]
           seccompProfile:
-            type: RuntimeDefault
-EOT
+            type: RuntimeDefault"
 }
 
 _push_other() { # NAME IMAGE; sets OTHER to where nodes pull it from
@@ -217,6 +232,7 @@ _push_other() { # NAME IMAGE; sets OTHER to where nodes pull it from
 _start_cas() {
     _push_other cas "$CAS_IMAGE"
     step "a CAS in the namespace" "the reason is above"
+    _hardened 65532
     _create <<EOT
 apiVersion: apps/v1
 kind: Deployment
@@ -231,6 +247,7 @@ spec:
       labels:
         run: cas
     spec:
+      terminationGracePeriodSeconds: $GRACE
       securityContext:
         fsGroup: 65532
       containers:
@@ -241,7 +258,7 @@ spec:
         ports:
         - containerPort: 8081
         - containerPort: 18765
-$(_hardened 65532)
+$HARDENED
         readinessProbe:
           tcpSocket:
             port: 18765
@@ -268,9 +285,9 @@ spec:
     run: cas
 EOT
     _await deployment/cas run=cas
-    _forward cas 8081 8081
+    _forward cas "$CAS_PORT" 8081 ", or set CAS_PORT"
     SCONE_CAS_ADDR=cas
-    CAS_API=localhost:8081
+    CAS_API=127.0.0.1:$CAS_PORT
 }
 
 _await() { # KIND/NAME LABEL: until it is ready, or has no chance
@@ -310,12 +327,14 @@ _show() { # LABEL: what a person would look at
     } >&2 || true
 }
 
-_forward() { # SERVICE LOCAL-PORT PORT: until the port is listened on
+_forward() { # SERVICE LOCAL-PORT PORT [MORE TO DO]: until the port is listened on
     local lines line reading
-    step "forwarding localhost:$2 to svc/$1" "see that port $2 of this machine is free"
+    step "forwarding localhost:$2 to svc/$1" "see that port $2 of this machine is free${4-}"
     lines=$WORK/forward.$2
     mkfifo "$lines"
-    "${KUBECTL[@]}" --namespace "$NAMESPACE" port-forward "svc/$1" "$2:$3" >"$lines" 2>&1 &
+    # One address: with two kubectl would go on where somebody else has the port at one of them.
+    "${KUBECTL[@]}" --namespace "$NAMESPACE" port-forward --address 127.0.0.1 \
+        "svc/$1" "$2:$3" >"$lines" 2>&1 &
     FORWARDS+=($!)
     exec {reading}<"$lines" # stays open: kubectl writes a line for each connection
     while IFS= read -r -t "$WAIT" -u "$reading" line; do

@@ -36,7 +36,7 @@ EOT
     cat <<'EOT'
 
 Ports 8080, 8082, 8083 and 8084 of 127.0.0.1 have to be free, as in the tutorial; on Kubernetes 8081
-as well, where a CAS is started. It needs bash, curl and openssl.
+(CAS_PORT) as well, where a CAS is started. It needs bash, curl and openssl.
 EOT
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.outside import OutsideCas
 from tests.cluster.rig import Cluster
 from tests.containers.rig import RUN
 from tests.tutorial.seed import PROJECT
@@ -34,6 +35,7 @@ def settings(cluster: Cluster, cluster_images: Mapping[str, str], tmp_path: Path
         "NAMESPACE": f"hello-{secrets.token_hex(4)}",
         "TMPDIR": str(tmp_path),
         "WAIT": "120",
+        "CAS_PORT": "28082",  # 8081 may be that of the session's CAS
     }
 
 
@@ -99,6 +101,20 @@ def test_an_image_that_the_nodes_cannot_pull_is_named(
     assert f'Failed to pull image "{missing}"' in output
     assert "deployment/cas is not ready: its image cannot be pulled" in output
     assert "FAILED: a CAS in the namespace\nWhat to do: " in output
+    _assert_nothing_left(cluster, settings, tmp_path)
+
+
+def test_a_port_that_another_cas_has_is_named(
+    cluster: Cluster, settings: dict[str, str], outside_cas: OutsideCas, tmp_path: Path
+) -> None:
+    # It listens at every address of IPv4; kubectl alone would go on with that of IPv6.
+    port = outside_cas.cas_client.rpartition(":")[2]
+    changed = {**settings, "SGX_RESOURCE": "", "CAS_PORT": port}
+    with _script(cluster, changed, tmp_path) as process:
+        output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1, output
+    assert "address already in use" in output
+    assert f"What to do: see that port {port} of this machine is free, or set CAS_PORT\n" in output
     _assert_nothing_left(cluster, settings, tmp_path)
 
 
