@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.cluster.node_las import LAUNCHER
 from tests.cluster.rig import Cluster
-from tests.cluster.vouched import World
+from tests.cluster.vouched import Pod, World
 from tests.containers import impostor
 from tests.containers.rig import RUN
 
@@ -83,27 +86,71 @@ serve(listening, lambda: socket.create_connection(({address!r}, {port})))
 """
 
 
-# Away for a moment, so that whoever looks by name meets another file; then back.
+# Away for a moment, so that whoever looks by name meets another file; then back, each time for
+# longer: on a busy machine a start of the launcher takes longer than the first pauses, and fails.
 RENAMING = """
 import os, time
 while not os.path.exists('/shared/crannog/launcher'):
     pass
+pause = 0.2
 while True:
     os.rename('/shared/crannog', '/shared/away')
     time.sleep(0.01)
     os.rename('/shared/away', '/shared/crannog')
-    time.sleep(0.2)
+    time.sleep(pause)
+    pause = min(1.5 * pause, 20)
 """
 
 
-def preloading(cluster: Cluster, base: str, directory: Path, *, preload: bool) -> str:
-    """An image with a library in /evil that says when it is loaded; pushed, its name.
+class Images(NamedTuple):
+    """Attackers' images, pushed: their names.
 
-    With `preload` its /etc/ld.so.preload names the library.
+    Attributes:
+        own_launcher: brings the launcher itself, in /crannog.
+        link: its /run/crannog leads elsewhere.
+        preload: its /etc/ld.so.preload names a library that says PRELOADED when it is loaded.
+        variables: has that library in /evil for variables to name; None without a C compiler, as
+            `preload`.
     """
+
+    own_launcher: str
+    link: str
+    preload: str | None
+    variables: str | None
+
+
+def make_images(cluster: Cluster, base: str, launcher: str, directory: Path) -> Images:
+    """Build and push them, over the image `base`; `launcher` is the image with the launcher."""
+    (directory / "root" / "run").mkdir(parents=True)
+    (directory / "root" / "evil").mkdir()
+    (directory / "root" / "run" / "crannog").symlink_to("/evil")
+    evil = (
+        f"FROM {base}\nCOPY preloaded.so /evil/preloaded.so\n"
+        "RUN echo \"print('PRELOADED')\" > /evil/sitecustomize.py\n"
+    )
+    texts = {
+        "own-launcher": f"FROM {base}\nCOPY --from={launcher} /crannog /crannog\n",
+        "link": f"FROM {base}\nCOPY root /\n",
+    }
+    if _compiled(directory):
+        texts["variables"] = evil
+        texts["preload"] = f"{evil}RUN echo /evil/preloaded.so > /etc/ld.so.preload\n"
+    names = {}
+    for name, text in texts.items():
+        (directory / "Dockerfile").write_text(text)
+        names[name] = f"{cluster.registry}/{RUN}/{name}:1"
+        cluster.engine.build(directory, names[name])
+        cluster.push_tagged(names[name])
+    return Images(
+        names["own-launcher"], names["link"], names.get("preload"), names.get("variables")
+    )
+
+
+def _compiled(directory: Path) -> bool:
+    """Compile the library, where there is a compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler")
+        return False
     source = directory / "preloaded.c"
     source.write_text(
         "#include <unistd.h>\n"
@@ -112,33 +159,43 @@ def preloading(cluster: Cluster, base: str, directory: Path, *, preload: bool) -
     )
     library = directory / "preloaded.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-nostdlib", "-o", library, source], check=True)
-    more = "RUN echo /evil/preloaded.so > /etc/ld.so.preload\n" if preload else ""
-    (directory / "Dockerfile").write_text(
-        f"FROM {base}\nCOPY preloaded.so /evil/preloaded.so\n"
-        f"RUN echo \"print('PRELOADED')\" > /evil/sitecustomize.py\n{more}"
-    )
-    return _pushed(cluster, directory, "preload" if preload else "variables")
+    return True
 
 
-def with_link(cluster: Cluster, base: str, directory: Path) -> str:
-    """An image whose /run/crannog leads elsewhere; pushed, its name."""
-    (directory / "root" / "run").mkdir(parents=True)
-    (directory / "root" / "evil").mkdir()
-    (directory / "root" / "run" / "crannog").symlink_to("/evil")
-    (directory / "Dockerfile").write_text(f"FROM {base}\nCOPY root /\n")
-    return _pushed(cluster, directory, "link")
+@contextmanager
+def other_runtime(cluster: Cluster) -> Iterator[str]:
+    """A runtime class whose handler is another one than the nodes' usual; its name.
+
+    CRANNOG_TEST_RUNTIME_HANDLER names it, else `other`.
+    """
+    name = f"{RUN}-other"
+    manifest = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": name},
+        "handler": os.environ.get("CRANNOG_TEST_RUNTIME_HANDLER", "other"),
+    }
+    cluster.apply(json.dumps(manifest))
+    try:
+        yield name
+    finally:
+        cluster.kubectl("delete", "runtimeclass", name)
 
 
-def with_own_launcher(cluster: Cluster, base: str, launcher: str, directory: Path) -> str:
-    """An image that brings the launcher itself; pushed, its name."""
-    (directory / "Dockerfile").write_text(
-        f"FROM {base}\nCOPY --from={launcher} /crannog /crannog\n"
-    )
-    return _pushed(cluster, directory, "own-launcher")
+def log_of_other_runtime(world: World, pod: Pod) -> str:
+    """The log of a pod of that class, once it has ended; skips where the nodes have no such one."""
+    name = pod["metadata"]["name"]
+    field = f"involvedObject.name={name}"
 
+    def ended() -> bool:
+        phase = world.cluster.get("pod", name, "-n", world.namespace)["status"].get("phase")
+        return phase in ("Succeeded", "Failed")
 
-def _pushed(cluster: Cluster, directory: Path, name: str) -> str:
-    full = f"{cluster.registry}/{RUN}/{name}:1"
-    cluster.engine.build(directory, full)
-    cluster.push_tagged(full)
-    return full
+    def unknown() -> bool:
+        events = world.cluster.get("events", "-n", world.namespace, f"--field-selector={field}")
+        return any("no runtime for" in one.get("message", "") for one in events["items"])
+
+    world.cluster.wait(lambda: ended() or unknown(), f"{name} ends", seen=lambda: world.log(pod))
+    if not ended():
+        pytest.skip("containerd on these nodes has no other runtime")
+    return world.log(pod)

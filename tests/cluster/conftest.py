@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.attackers import Images, make_images
 from tests.cluster.charts import (
     InsideCas,
     Release,
@@ -28,7 +29,7 @@ from tests.cluster.node_las import installed
 from tests.cluster.outside import OutsideCas
 from tests.cluster.pushed import pushed_base, pushed_images
 from tests.cluster.rig import Cluster
-from tests.cluster.vouched import PROGRAM, Cas, World
+from tests.cluster.vouched import Cas, World
 from tests.containers import artifacts as made
 from tests.containers.rig import RUN, Engine, is_dead, remove_everything, why_not
 
@@ -109,6 +110,19 @@ def plain_image(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
+def attack_images(
+    cluster: Cluster,
+    cluster_images: dict[str, str],
+    plain_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Images:
+    """Images of those who attack level node."""
+    return make_images(
+        cluster, plain_image, cluster_images["launcher"], tmp_path_factory.mktemp("attackers")
+    )
+
+
+@pytest.fixture(scope="session")
 def world(
     cluster: Cluster,
     cluster_images: dict[str, str],
@@ -128,12 +142,11 @@ def world(
         cluster.kubectl("create", "namespace", name)
         try:
             found = World(cluster, name, plain_image, cas, nodes)
-            found.enrol_all()
-            found.mrenclave = found.measured(*PROGRAM)
-            found.config_id = found.session()
+            found.prepare()
             yield found
         finally:
-            cluster.kubectl("delete", "namespace", name, timeout=180)
+            cluster.kubectl("delete", "pods", "--all", "-n", name, timeout=180)
+            cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +181,9 @@ def node(cluster: Cluster, plugin: Release) -> str:
 @pytest.fixture(scope="session")
 def las(cluster: Cluster, cluster_images: dict[str, str], plugin: Release) -> Iterator[Release]:
     """The LAS's chart on every node, by its socket: the nodes' port is left to the tutorial's."""
+    selector = "--selector=app.kubernetes.io/name=las"
+    if cluster.local is None and cluster.get("pods", "-A", selector)["items"]:
+        pytest.skip("a LAS runs on this cluster already: its socket and its key are left alone")
     with (
         namespace_of_its_own(cluster, "las") as namespace,
         chart_installed(

@@ -91,7 +91,7 @@ def installed(cluster: Cluster, images: dict[str, str], digest: str) -> Iterator
     finally:
         cluster.kubectl("delete", "daemonset", "las", "-n", namespace, "--grace-period=1")
         _clean(cluster, images, namespace)
-        cluster.kubectl("delete", "namespace", namespace, timeout=180)
+        cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def restart(cluster: Cluster, node: Installed, name: str) -> None:

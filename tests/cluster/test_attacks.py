@@ -2,13 +2,37 @@
 
 The rows of docs/formats/las.md, "What is checked". The session asks for level node; the attacker
 writes the pod's manifest and image, knows the measurement, the launcher's digest and the protocol.
-What the admission policy would refuse beforehand is carried out without it here.
+What the admission policy would refuse beforehand is carried out without it here. The pods name the
+node's two directories themselves; `test_attacks_on_charts` (C below) has those of the device plugin
+and the chart's LAS.
+
+What the LAS requires, and against whom, is tested on the cluster by:
+
+- code from the image before or instead of the launcher: `ATTACKS` and C's, a ConfigMap, emptyDir or
+  directory over, inside, beside or above the launcher, at `/run` and by a link of the image; a copy
+  of the launcher; the image's own; its loader or Python as command; a shell or a Python before it;
+  `test_a_volume_at_run_in_which_another_container_renames_is_refused`, here and in C; a launcher
+  changed on the node (`test_level_node`), put back once the container runs, and in C one that the
+  plugin gives to nobody;
+- what the launcher might pick up before the evidence: a preload file, variables that would load
+  code; every lookup is traced in `tests/containers/test_lookups.py`;
+- another process of the container: `kubectl exec` before and after the program runs, of the
+  launcher as well (C), `postStart`, each kind of exec probe, an ephemeral container, a forked
+  holder of the socket, no second evidence once configured;
+- another LAS: another node's by TCP and by a forwarded socket, a socket in the node's place, one
+  that is not enrolled, here and in C; `test_level_node` has each node's own;
+- someone who can reach into it: `shareProcessNamespace`, the node's PID namespace, `SYS_PTRACE`,
+  `SYS_ADMIN`, `NET_ADMIN`, privileged; in C an exec that looks into the launcher;
+- a record that bends the rules: `PROFILES` of seccomp, another runtime class. A pod cannot set
+  OCI hooks, nor annotations that runc heeds: `tests/containers/test_node_level_attacks.py` does;
+- another configuration or CAS: configuration id, CAS address and pins other than the record's;
+- another namespace, pod, container or image than a session names: `test_level_node`, and C;
+- hogging: `test_a_pod_that_hogs_the_socket_stops_no_other` in C.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +40,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.cluster import attackers
-from tests.cluster.attackers import ELSEWHERE, attest, script, sidecar
+from tests.cluster.attackers import ELSEWHERE, Images, attest, script, sidecar
 from tests.cluster.node_las import ENTRY, LAUNCHER, PORT, SOCKET, SOCKETS, host_path
 from tests.cluster.vouched import GREETING, MOUNTS, PROGRAM, RAN, REFUSED, Ended, Pod, World
 from tests.containers import impostor
@@ -246,12 +270,141 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+# The number is one that the launcher does not happen to use, or it would not get that far.
+_ONE_NUMBER = [{"index": 0, "value": 1000, "op": "SCMP_CMP_EQ"}]
+PROFILES: dict[str, tuple[dict[str, Any], str]] = {
+    "a-file-that-is-not-there": (
+        {"names": ["openat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 2, "args": _ONE_NUMBER},
+        "the seccomp profile answers 2 for openat",
+    ),
+    "success-that-was-none": (
+        {"names": ["swapon"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0},
+        "answers 0 for swapon",
+    ),
+    "a-tracer": ({"names": ["swapon"], "action": "SCMP_ACT_TRACE"}, "'SCMP_ACT_TRACE' for swapon"),
+    "a-handler": ({"names": ["swapon"], "action": "SCMP_ACT_TRAP"}, "'SCMP_ACT_TRAP' for swapon"),
+}
+
+
+def _write_profiles(world: World) -> None:
+    """Put each profile on each node."""
+    directory = "/host/kubelet/seccomp"
+    lines = [f"mkdir -p {directory}"]
+    for name, (rule, _) in PROFILES.items():
+        text = json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]})
+        lines.append(f"echo '{text}' > {directory}/{RUN}-{name}.json")
+    world.on_nodes("\n".join(lines))
+
+
+def _with_profile(world: World, name: str) -> Pod:
+    profile = {"type": "Localhost", "localhostProfile": f"{RUN}-{name}.json"}
+    return world.pod(container={"securityContext": {"seccompProfile": profile}})
+
+
+def _forwarding(world: World) -> Pod:
+    """A pod whose launcher speaks with a real LAS of this node, which is not that of its mount."""
+    far = sidecar(
+        world,
+        attackers.relay_to_socket(RELAY_PORT, f"{SOCKET}/socket"),
+        {"name": "genuine", "mountPath": SOCKET, "readOnly": True},
+    )
+    near = {
+        **sidecar(
+            world,
+            attackers.relay_to_tcp("/shared/socket", "127.0.0.1", RELAY_PORT),
+            {"name": "las", "mountPath": "/shared"},
+        ),
+        "name": "nearer",
+    }
+    return world.pod(
+        environment=world.environment(CRANNOG_RETRY_SECONDS="60"),
+        volumes=[host_path("genuine", SOCKETS), {"name": "las", "emptyDir": {}}],
+        initContainers=[far, near],
+    )
+
+
+_LOADING = {
+    "LD_PRELOAD": "/evil/preloaded.so",
+    "LD_LIBRARY_PATH": "/evil",
+    "PYTHONPATH": "/evil",
+    "PYTHONHOME": "/evil",
+    "OPENSSL_CONF": "/evil/openssl.cnf",
+}
+_SLEEPER = ("python3", "-c", "__import__('time').sleep(600)")
+
+
+def _configured(world: World) -> Pod:
+    """A pod whose program runs on."""
+    config_id = create_session(
+        world.cas,
+        {
+            "mrenclaves": [world.mrenclave],  # of any program of this Python's
+            "command": "python3 -c print('READY',flush=True)or(__import__('time').sleep(600))",
+            "minimum_level": "node",
+        },
+    )
+    return world.pod("--", *_SLEEPER, environment=world.environment(SCONE_CONFIG_ID=config_id))
+
+
+def _waiting(world: World, **container: Any) -> Pod:
+    """A pod whose launcher waits for its CAS, with a place where a hook or probe can write."""
+    return world.pod(
+        environment=world.environment(**NOWHERE),
+        container=container,
+        mounts=[_OUT],
+        volumes=[{"name": "out", "emptyDir": {}}],
+    )
+
+
+_OUT = {"name": "out", "mountPath": "/out"}
+
+
+def _attesting(world: World) -> dict[str, Any]:
+    """A hook or probe that attests, and writes down what it was answered."""
+    code = attest(world, SCONE_CAS_ADDR=world.cas.cas_enclave)
+    return {"exec": {"command": ["sh", "-c", 'python3 -c "$0" >> /out/said 2>&1', code]}}
+
+
+def _probing(world: World, probe: str) -> Pod:
+    settings = {"periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 100}
+    return _waiting(world, **{probe: {**_attesting(world), **settings}})
+
+
+def _pods(world: World, images: Images) -> dict[str, Pod]:
+    """Those of whom more is asked than a refusal."""
+    made = {
+        "renaming": _renaming(world),
+        "own launcher": world.pod(image=images.own_launcher, command=("/crannog/run",)),
+        "loader": world.pod("/bin/echo", "hello", command=(f"{LAUNCHER}/lib/ld.so",)),
+        "link": world.pod(image=images.link),
+        "forked": world.pod("-c", impostor.forked(world.mrenclave), command=("python3",)),
+        "forwarding": _forwarding(world),
+        "configured": _configured(world),
+        "waiting": _waiting(world),
+        "hook": _waiting(world, lifecycle={"postStart": _attesting(world)}),
+        **{probe: _probing(world, probe) for probe in PROBES},
+        **{name: _with_profile(world, name) for name in PROFILES},
+    }
+    if images.preload and images.variables:
+        made["preload"] = world.pod(image=images.preload)
+        made["variables"] = world.pod(
+            image=images.variables, environment=world.environment(**_LOADING)
+        )
+    return made
+
+
 @pytest.fixture(scope="module")
-def attacked(world: World) -> dict[str, Pod]:
-    """The pods of all attacks that are a pod alone, started together."""
-    pods = {name: attack.pod(world) for name, attack in ATTACKS.items()}
-    world.start(*pods.values())
-    return pods
+def attacked(world: World, attack_images: Images) -> Iterator[dict[str, Pod]]:
+    """The pods of all attacks that need nothing but a pod, started together, by their names."""
+    _write_profiles(world)
+    try:
+        pods = {name: attack.pod(world) for name, attack in ATTACKS.items()}
+        pods |= _pods(world, attack_images)
+        world.start(*pods.values())
+        yield pods
+    finally:
+        world.on_nodes(f"rm -f /host/kubelet/seccomp/{RUN}-*.json")
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -259,69 +412,56 @@ def test_refused(world: World, attacked: dict[str, Pod], name: str) -> None:
     refused(world.ended(attacked[name]).log, ATTACKS[name].reason)
 
 
-def test_a_volume_at_run_in_which_another_container_renames_is_refused(world: World) -> None:
-    pod = _renaming(world)
-    world.start(pod)
-    log = world.cluster.wait(
-        lambda: _logged(world, pod, TOO_LOW), "the launcher is refused", seen=lambda: world.log(pod)
-    )
+def test_a_volume_at_run_in_which_another_container_renames_is_refused(
+    world: World, attacked: dict[str, Pod]
+) -> None:
+    log = _once(world, attacked["renaming"], TOO_LOW)
     refused(log, "something is mounted at /run, above the launcher, that is not a tmpfs")
 
 
-def test_the_image_s_own_launcher_is_refused(
-    world: World, cluster_images: dict[str, str], tmp_path: Path
-) -> None:
-    image = attackers.with_own_launcher(
-        world.cluster, world.image, cluster_images["launcher"], tmp_path
-    )
-    ended = world.run(world.pod(image=image, command=("/crannog/run",)))
+def test_the_image_s_own_launcher_is_refused(world: World, attacked: dict[str, Pod]) -> None:
+    ended = world.ended(attacked["own launcher"])
     refused(ended.log, "the container was started as '/crannog/run'")
     assert ended.code == REFUSED
     assert "the container was started as '/crannog/run'" in ended.message
 
 
-def test_the_loader_runs_an_echo_and_nothing_is_vouched_for(world: World) -> None:
-    ended = world.run(world.pod("/bin/echo", "hello", command=(f"{LAUNCHER}/lib/ld.so",)))
-    assert ended == Ended("hello\n", 0, "")
+def test_the_loader_runs_an_echo_and_nothing_is_vouched_for(
+    world: World, attacked: dict[str, Pod]
+) -> None:
+    assert world.ended(attacked["loader"]) == Ended("hello\n", 0, "")
 
 
-def test_a_link_above_the_launcher_is_refused(world: World, tmp_path: Path) -> None:
+def test_a_link_above_the_launcher_is_refused(world: World, attacked: dict[str, Pod]) -> None:
     # The runtime mounts where the image's link leads, and the record does not show it.
-    image = attackers.with_link(world.cluster, world.image, tmp_path)
-    refused(world.run(world.pod(image=image)).log, f"nothing is mounted at {LAUNCHER}")
+    refused(world.ended(attacked["link"]).log, f"nothing is mounted at {LAUNCHER}")
+
+
+def _needs_compiler(attacked: dict[str, Pod], name: str) -> Pod:
+    if name not in attacked:
+        pytest.skip("no C compiler")
+    return attacked[name]
 
 
 def test_an_image_with_a_preload_file_is_refused_and_its_code_never_ran(
-    world: World, tmp_path: Path
+    world: World, attacked: dict[str, Pod]
 ) -> None:
-    image = attackers.preloading(world.cluster, world.image, tmp_path, preload=True)
-    ended = world.run(world.pod(image=image))
+    ended = world.ended(_needs_compiler(attacked, "preload"))
     assert "Unexpected enclave measurement" in ended.log, ended
     assert GREETING not in ended.log, ended
     assert "PRELOADED" not in ended.log, ended
 
 
-def test_variables_that_would_load_code_have_no_effect(world: World, tmp_path: Path) -> None:
-    image = attackers.preloading(world.cluster, world.image, tmp_path, preload=False)
-    ended = world.run(
-        world.pod(
-            image=image,
-            environment=world.environment(
-                LD_PRELOAD="/evil/preloaded.so",
-                LD_LIBRARY_PATH="/evil",
-                PYTHONPATH="/evil",
-                PYTHONHOME="/evil",
-                OPENSSL_CONF="/evil/openssl.cnf",
-            ),
-        )
-    )
+def test_variables_that_would_load_code_have_no_effect(
+    world: World, attacked: dict[str, Pod]
+) -> None:
+    ended = world.ended(_needs_compiler(attacked, "variables"))
     assert RAN in ended.log, ended
     assert "PRELOADED" not in ended.log, ended
 
 
-def test_a_forked_holder_of_the_socket_is_refused(world: World) -> None:
-    pod = world.pod("-c", impostor.forked(world.mrenclave), command=("python3",))
-    log = world.run(pod).log
+def test_a_forked_holder_of_the_socket_is_refused(world: World, attacked: dict[str, Pod]) -> None:
+    log = world.ended(attacked["forked"]).log
     assert "QUOTED" not in log, log
     assert "one process connects and asks" in log, log
 
@@ -366,29 +506,10 @@ def test_the_las_of_another_node_by_a_forwarded_socket_is_refused(world: World) 
     refused(world.run(pod).log, "the container was started as 'python3'")
 
 
-def test_the_socket_directory_of_another_las_is_refused(world: World) -> None:
-    # The launcher speaks with a real LAS of this node, which is not the one of its mount.
-    beside = sidecar(
-        world,
-        attackers.relay_to_socket(RELAY_PORT, f"{SOCKET}/socket"),
-        {"name": "genuine", "mountPath": SOCKET, "readOnly": True},
-    )
-    pod = world.pod(
-        environment=world.environment(CRANNOG_RETRY_SECONDS="60"),
-        volumes=[host_path("genuine", SOCKETS), {"name": "las", "emptyDir": {}}],
-        initContainers=[
-            beside,
-            {
-                **sidecar(
-                    world,
-                    attackers.relay_to_tcp("/shared/socket", "127.0.0.1", RELAY_PORT),
-                    {"name": "las", "mountPath": "/shared"},
-                ),
-                "name": "nearer",
-            },
-        ],
-    )
-    refused(world.run(pod).log, "the container was started as 'python3'")
+def test_the_socket_directory_of_another_las_is_refused(
+    world: World, attacked: dict[str, Pod]
+) -> None:
+    refused(world.ended(attacked["forwarding"]).log, "the container was started as 'python3'")
 
 
 def test_a_las_that_is_not_enrolled_is_refused(world: World) -> None:
@@ -400,11 +521,10 @@ def test_a_las_that_is_not_enrolled_is_refused(world: World) -> None:
 
 
 @pytest.fixture
-def waiting(world: World) -> Pod:
-    """A pod whose launcher waits for its CAS, with a place where others can write."""
-    pod = world.pod(environment=world.environment(**NOWHERE))
-    world.started(pod)
-    return pod
+def waiting(world: World, attacked: dict[str, Pod]) -> Pod:
+    """A pod whose launcher waits for its CAS."""
+    world.wait_started(attacked["waiting"])
+    return attacked["waiting"]
 
 
 def test_an_exec_into_the_container_is_refused(world: World, waiting: Pod) -> None:
@@ -422,60 +542,24 @@ def test_an_ephemeral_container_is_refused(world: World, waiting: Pod, tmp_path:
         *(f"--image={world.image}", f"--custom={custom}", "--profile=general"),
         *("--", ENTRY, "--", *PROGRAM),
     )
-    log = world.cluster.wait(
-        lambda: _logged(world, waiting, TOO_LOW, "joined"),
-        "the ephemeral container is refused",
-        seen=lambda: world.log(waiting, "joined"),
-    )
+    log = _once(world, waiting, TOO_LOW, "joined")
     refused(log, "the container shares the pid namespace of another")
 
 
-_OUT = {"name": "out", "mountPath": "/out"}
+def test_a_hook_is_refused(world: World, attacked: dict[str, Pod]) -> None:
+    refused(_written(world, attacked["hook"]), "the process is not the container's init")
 
 
-def _joined(world: World, **container: Any) -> Pod:
-    """A pod whose launcher waits for its CAS, with a hook or probe of the attacker's."""
-    return world.pod(
-        environment=world.environment(**NOWHERE),
-        container=container,
-        mounts=[_OUT],
-        volumes=[{"name": "out", "emptyDir": {}}],
-    )
+@pytest.mark.parametrize("probe", PROBES)
+def test_an_exec_probe_is_refused(world: World, attacked: dict[str, Pod], probe: str) -> None:
+    refused(_written(world, attacked[probe]), "the process is not the container's init")
 
 
-def _attesting(world: World) -> dict[str, Any]:
-    """A hook or probe that attests, and writes down what it was answered."""
-    code = attest(world, SCONE_CAS_ADDR=world.cas.cas_enclave)
-    return {"exec": {"command": ["sh", "-c", 'python3 -c "$0" >> /out/said 2>&1', code]}}
-
-
-def test_a_hook_is_refused(world: World) -> None:
-    pod = _joined(world, lifecycle={"postStart": _attesting(world)})
-    world.start(pod)
-    refused(_written(world, pod), "the process is not the container's init")
-
-
-@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])
-def test_an_exec_probe_is_refused(world: World, probe: str) -> None:
-    settings = {"periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 100}
-    pod = _joined(world, **{probe: {**_attesting(world), **settings}})
-    world.start(pod)
-    refused(_written(world, pod), "the process is not the container's init")
-
-
-def test_no_second_evidence_once_the_container_is_configured(world: World) -> None:
-    sleeper = ("python3", "-c", "__import__('time').sleep(600)")
-    config_id = create_session(
-        world.cas,
-        {
-            "mrenclaves": [world.measured(*sleeper)],
-            "command": "python3 -c print('READY',flush=True)or(__import__('time').sleep(600))",
-            "minimum_level": "node",
-        },
-    )
-    pod = world.pod("--", *sleeper, environment=world.environment(SCONE_CONFIG_ID=config_id))
-    world.start(pod)
-    world.cluster.wait(lambda: "READY" in world.log(pod), "the program runs")
+def test_no_second_evidence_once_the_container_is_configured(
+    world: World, attacked: dict[str, Pod]
+) -> None:
+    pod = attacked["configured"]
+    _once(world, pod, "READY")
     said = world.exec(pod, "python3", "-c", attest(world))
     assert "CONFIGURED" not in said, said
     assert "this container was configured already and gets no further evidence" in said
@@ -484,92 +568,58 @@ def test_no_second_evidence_once_the_container_is_configured(world: World) -> No
 # -- what the node is told to do otherwise
 
 
-def _profile(world: World, name: str, rule: dict[str, Any]) -> str:
-    """Put a seccomp profile on each node; its name for `localhostProfile`."""
-    text = json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]})
-    for node in world.cluster.nodes:
-        directory = "/host/kubelet/seccomp"
-        world.on_node(
-            node, f"mkdir -p {directory} && echo '{text}' > {directory}/{RUN}-{name}.json"
-        )
-    return f"{RUN}-{name}.json"
+def test_a_launcher_that_is_put_back_once_the_container_runs_is_refused(
+    world: World, attack_images: Images
+) -> None:
+    # The launcher's place is an impostor's until the container runs, and whole when the LAS looks.
+    code = script(world, "/crannog", SCONE_CAS_ADDR=world.cas.cas_enclave)
+    first, _, rest = code.partition("\n")
+    again = (
+        f"{first}\nimport time\nwhile True:\n    exec({rest!r})\n"
+        "    sys.stdout.flush()\n    time.sleep(0.5)\n"
+    )
+    node = world.cluster.nodes[-1]
+    place = f"/host/{RUN}/launcher/{world.installed.digest}"
+    world.on_node(
+        node,
+        f"mv {place} {place}.away && cp -a {place}.away {place}\n"
+        f"cat > {place}/run <<'END'\n{again}\nEND",
+    )
+    pod = world.pod(node=node, image=attack_images.own_launcher)
+    try:
+        world.started(pod)
+    finally:
+        world.on_node(node, f"mv {place} {place}.fake && mv {place}.away {place}")
+    reason = f"the mount at {LAUNCHER} is not this node's launcher"
+    log = _once(world, pod, f"{TOO_LOW} (the LAS: {reason}")
+    refused(log, "the process does not execute the node's launcher")
+    world.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", world.namespace)
+    world.on_node(node, f"rm -rf {place}.fake")
+    assert RAN in world.run(world.pod(node=node)).log
 
 
-@pytest.fixture
-def no_profiles_left(world: World) -> Iterator[None]:
-    """Take the test's profiles away again."""
-    yield
-    for node in world.cluster.nodes:
-        world.on_node(node, f"rm -f /host/kubelet/seccomp/{RUN}-*.json")
-
-
-# The number is one that the launcher does not happen to use, or it would not get that far.
-_ONE_NUMBER = [{"index": 0, "value": 1000, "op": "SCMP_CMP_EQ"}]
-PROFILES: dict[str, tuple[dict[str, Any], str]] = {
-    "a-file-that-is-not-there": (
-        {"names": ["openat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 2, "args": _ONE_NUMBER},
-        "the seccomp profile answers 2 for openat",
-    ),
-    "success-that-was-none": (
-        {"names": ["swapon"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0},
-        "answers 0 for swapon",
-    ),
-    "a-tracer": ({"names": ["swapon"], "action": "SCMP_ACT_TRACE"}, "'SCMP_ACT_TRACE' for swapon"),
-    "a-handler": ({"names": ["swapon"], "action": "SCMP_ACT_TRAP"}, "'SCMP_ACT_TRAP' for swapon"),
-}
-
-
-@pytest.mark.usefixtures("no_profiles_left")
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_seccomp_profile_of_the_node_s_is_refused(world: World, name: str) -> None:
-    rule, reason = PROFILES[name]
-    profile = _profile(world, name, rule)
-    context = {"seccompProfile": {"type": "Localhost", "localhostProfile": profile}}
-    refused(world.run(world.pod(container={"securityContext": context})).log, reason)
+def test_a_seccomp_profile_of_the_node_s_is_refused(
+    world: World, attacked: dict[str, Pod], name: str
+) -> None:
+    refused(world.ended(attacked[name]).log, PROFILES[name][1])
 
 
 def test_another_runtime_class_is_refused(world: World) -> None:
-    handler = os.environ.get("CRANNOG_TEST_RUNTIME_HANDLER", "other")
-    name = f"{RUN}-other"
-    manifest = {
-        "apiVersion": "node.k8s.io/v1",
-        "kind": "RuntimeClass",
-        "metadata": {"name": name},
-        "handler": handler,
-    }
-    world.cluster.apply(json.dumps(manifest))
-    try:
-        pod = world.pod(runtimeClassName=name)
+    with attackers.other_runtime(world.cluster) as runtime:
+        pod = world.pod(runtimeClassName=runtime)
         world.start(pod)
-        log = world.cluster.wait(
-            lambda: _ended_or_unknown(world, pod), "the pod ends", seen=lambda: world.log(pod)
-        )
-        if log == _UNKNOWN:
-            pytest.skip(f"containerd on these nodes has no runtime {handler!r}")
-        refused(log, "expected runc or crun")
-    finally:
-        world.cluster.kubectl("delete", "runtimeclass", name)
+        refused(attackers.log_of_other_runtime(world, pod), "expected runc or crun")
 
 
-_UNKNOWN = "no such runtime"
+def _once(world: World, pod: Pod, text: str, container: str = "app") -> str:
+    """A container's log, once `text` is in it."""
 
+    def read() -> str:
+        log = world.log(pod, container)
+        return log if text in log else ""
 
-def _ended_or_unknown(world: World, pod: Pod) -> str:
-    name = pod["metadata"]["name"]
-    phase = world.cluster.get("pod", name, "-n", world.namespace)["status"].get("phase")
-    if phase in ("Succeeded", "Failed"):
-        return world.log(pod)
-    field = f"involvedObject.name={name}"
-    events = world.cluster.get("events", "-n", world.namespace, f"--field-selector={field}")
-    if any("no runtime for" in one.get("message", "") for one in events["items"]):
-        return _UNKNOWN
-    return ""
-
-
-def _logged(world: World, pod: Pod, text: str, container: str = "app") -> str:
-    """The container's log, once `text` is in it."""
-    log = world.log(pod, container)
-    return log if text in log else ""
+    return world.cluster.wait(read, f"{text!r} in the log", seen=lambda: world.log(pod, container))
 
 
 def _written(world: World, pod: Pod) -> str:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -59,6 +59,9 @@ class World:
         image: a plain one, with Python.
         cas: the CAS.
         installed: the nodes' launcher and LASes.
+        given: the mounts of launcher and socket that each pod names itself; none where a device
+            plugin gives them.
+        limits: what each pod asks for.
         mrenclave: of PROGRAM in the image.
         config_id: of the session.
     """
@@ -68,6 +71,8 @@ class World:
     image: str
     cas: Cas
     installed: Installed
+    given: Sequence[Mapping[str, Any]] = MOUNTS
+    limits: Mapping[str, int] = field(default_factory=dict)
     mrenclave: str = ""
     config_id: str = ""
 
@@ -88,7 +93,7 @@ class World:
         container: Mapping[str, Any] | None = None,
         mounts: Sequence[Mapping[str, Any]] = (),
         volumes: Sequence[Mapping[str, Any]] = (),
-        given: Sequence[Mapping[str, Any]] = MOUNTS,
+        given: Sequence[Mapping[str, Any]] | None = None,
         image: str = "",
         node: str = "",
         namespace: str = "",
@@ -103,13 +108,14 @@ class World:
             container: more fields of it.
             mounts: more of its mounts.
             volumes: more of the pod's volumes; each takes the place of the pod's own of its name.
-            given: the mounts that a device plugin would give.
+            given: the mounts that a device plugin would give; those of this world by default.
             image: another image.
             node: the node that it has to run on.
             namespace: another one.
             spec: more fields of the pod.
         """
         variables = self.environment() if environment is None else environment
+        given = self.given if given is None else given
         own = {
             "launcher": host_path("launcher", self.installed.launcher),
             "las": host_path("las", SOCKETS),
@@ -136,6 +142,7 @@ class World:
                         "args": list(arguments or ("--", *PROGRAM)),
                         "env": [{"name": k, "value": v} for k, v in variables.items()],
                         "volumeMounts": [*given, *mounts],
+                        **({"resources": {"limits": dict(self.limits)}} if self.limits else {}),
                         **(container or {}),
                     }
                 ],
@@ -173,6 +180,10 @@ class World:
     def started(self, pod: Pod) -> None:
         """Create a pod and wait until its first container has been started."""
         self.start(pod)
+        self.wait_started(pod)
+
+    def wait_started(self, pod: Pod) -> None:
+        """Wait until the first container of a pod has been started."""
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         self.cluster.kubectl(
             *("wait", f"pod/{name}", "-n", namespace, "--timeout=60s"),
@@ -187,18 +198,28 @@ class World:
 
     def on_node(self, node: str, script: str, *, image: str = "") -> None:
         """Run a shell script as root on a node, whose /var/lib is at /host; it has to succeed."""
-        pod = self.pod(
-            *("-c", script),
-            command=("sh",),
-            environment={},
-            given=(),
-            image=image,
-            node=node,
-            mounts=[{"name": "host", "mountPath": "/host"}],
-            volumes=[host_path("host", "/var/lib")],
-        )
-        done = self.run(pod)
-        assert done.code == 0, done
+        self.on_nodes(script, node, image=image)
+
+    def on_nodes(self, script: str, *nodes: str, image: str = "") -> None:
+        """The same on several nodes at once, all without any."""
+        pods = [
+            self.pod(
+                *("-c", script),
+                command=("sh",),
+                environment={},
+                given=(),
+                container={"resources": {}},
+                image=image,
+                node=node,
+                mounts=[{"name": "host", "mountPath": "/host"}],
+                volumes=[host_path("host", "/var/lib")],
+            )
+            for node in nodes or self.cluster.nodes
+        ]
+        self.start(*pods)
+        for pod in pods:
+            done = self.ended(pod)
+            assert done.code == 0, done
 
     @contextmanager
     def only_enrolled(self, *nodes: str) -> Iterator[None]:
@@ -238,6 +259,12 @@ class World:
                 **more,
             },
         )
+
+    def prepare(self) -> None:
+        """Enrol the LASes, and make the session."""
+        self.enrol_all()
+        self.mrenclave = self.measured(*PROGRAM)
+        self.config_id = self.session()
 
     def enrol_all(self) -> None:
         """Enrol the LAS of every node."""
