@@ -1,7 +1,8 @@
 """`kubectl delete namespace` with four attested programs running: how fast, and what is left.
 
-Kubernetes itself begins 5 s after it was asked, and looks whether the pods are gone 5 s after that:
-the whole takes 10 s however fast a program stops. What is measured is from the first pod's end on.
+Kubernetes itself begins 5 s after it was asked. Where a pod has more grace than that it looks 5 s
+later whether the pods are gone: the whole takes 10 s however fast a program stops (test_tutorial.py
+has the tutorial's own manifests). Pods with 5 s or less are looked at again at once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ RESOURCE = "sgx.k8s.io/sgx"
 CHECKPOINT = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
 PROGRAMS = ("one", "two", "three", "four")
 ALLOWED = 10.0  # seconds
+GRACE = 5  # seconds
 MAIN = """\
 import http.server, os
 assert os.environ['SECRET']
@@ -75,7 +77,10 @@ def gone(
 
 def _deleted(app: App) -> Gone:
     variables = app.variables(app.session(environment={"SECRET": SECRET}))
-    app.start(*(app.deployment(name, variables, limits={RESOURCE: 1}) for name in PROGRAMS))
+    manifests = [app.deployment(name, variables, limits={RESOURCE: 1}) for name in PROGRAMS]
+    for manifest in manifests:
+        manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = GRACE
+    app.start(*manifests)
     for name in PROGRAMS:
         app.ready(name)
     pods = app.cluster.pods(app.namespace)
@@ -105,8 +110,7 @@ def _first_told_to_stop(watch: subprocess.Popen[str]) -> float:
 def test_it_is_gone_within_ten_seconds(gone: Gone) -> None:
     print(f"namespace gone {gone.seconds:.1f} s after the first pod was told to stop,")
     print(f"{gone.total:.1f} s after kubectl delete namespace")
-    assert gone.seconds < ALLOWED
-    assert gone.total < ALLOWED + 5  # Kubernetes' own wait at the beginning
+    assert gone.total < ALLOWED
 
 
 def test_no_device_is_allocated(gone: Gone) -> None:

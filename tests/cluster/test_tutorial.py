@@ -123,7 +123,11 @@ def _script(blocks: list[str], typed: list[str]) -> tuple[str, list[Reply], list
 
 @pytest.mark.usefixtures("plugin", "nothing_there")
 def test_the_tutorial_as_it_is_written(
-    cluster: Cluster, tutorial: str, forwards: Forwards, tmp_path: Path
+    cluster: Cluster,
+    tutorial: str,
+    outside_cas: OutsideCas,
+    forwards: Forwards,
+    tmp_path: Path,
 ) -> None:
     blocks = bash_blocks(tutorial)
     typed = [block_with(blocks, "scone fspf create"), block_with(blocks, "$ cat server-tls.py")]
@@ -171,6 +175,11 @@ def test_the_tutorial_as_it_is_written(
         assert (tmp_path / f"reply.{number}").read_text() == reply.output
     for name, text in logs.items():
         assert "at level simulation" in text, f"{name}: {text}"
+    (session,) = tmp_path.glob("tmp.*/namespace.yaml")
+    name = session.read_text().split()[1]
+    received = re.findall(rf"config id {name}~(\S+)/application level=(\S+) ", outside_cas.log())
+    assert {level for _, level in received} == {"simulation"}
+    assert len({service for service, _ in received}) == len(ATTESTED)
     assert "LAS is listening on 0.0.0.0:18766" in las
     assert "level simulation only" in las
     assert deleted < TWO_LOOKS, f"kubectl delete namespace took {deleted:.1f} s"
