@@ -5,6 +5,7 @@ Each case is a Deployment that is right but for one thing. Its program says so w
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.apps import App, make_app
+from tests.cluster.charts import CHARTS, Release, namespace_of_its_own
 from tests.cluster.rig import Cluster
 from tests.cluster.vouched import Cas
 
@@ -343,6 +345,42 @@ def test_a_registry_that_is_down(world: World) -> None:
     messages = _events(app, name, "Failed to pull image")
     assert f'Failed to pull image "{image}"' in messages
     assert "connection refused" in messages
+
+    def waiting() -> str:
+        for pod in app.cluster.pods(app.namespace, f"run={name}"):
+            for status in pod["status"].get("containerStatuses", ()):
+                found = status["state"].get("waiting", {})
+                if found.get("reason") == "ImagePullBackOff":
+                    return str(found["message"])
+        return ""
+
+    said = app.cluster.wait(waiting, "the pod's status says ImagePullBackOff")
+    assert (image in said, "connection refused" in said) == (True, True), said
+
+
+def test_a_las_whose_socket_directory_is_a_file_on_the_node(
+    cluster: Cluster, cluster_images: dict[str, str]
+) -> None:
+    with namespace_of_its_own(cluster, "file") as namespace:
+        release = Release(cluster, "las", "las", namespace, cluster_images)
+        values = {
+            "socketDirectory": "/etc/hostname",
+            "service": {"hostPort": False},
+            "admissionPolicy": {"enabled": False},
+        }
+        try:
+            cluster.helm(
+                *("install", "las", str(CHARTS / "las"), "-n", namespace, "--values", "-"),
+                input=json.dumps(release.values(values)),
+            )
+            expected = "hostPath type check failed: /etc/hostname is not a directory"
+            cluster.wait(
+                lambda: expected in cluster.kubectl("describe", "pods", "-n", namespace).stdout,
+                f"`kubectl describe` says {expected!r}",
+                seen=lambda: cluster.describe(namespace),
+            )
+        finally:
+            release.uninstall()
 
 
 def test_the_nodes_launcher_where_no_plugin_gives_it(world: World) -> None:
