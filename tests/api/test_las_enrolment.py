@@ -22,7 +22,7 @@ from crannog.transport.address import Address
 from crannog.transport.las_client import LasConnection, parse_las_address
 from crannog.transport.tls import Pin
 from tests.api.helpers import LOCAL, SharedLog
-from tests.api.test_enrolment import POD, Clock, Cluster, cluster_at
+from tests.api.token_enrolment import POD, Clock, Cluster, cluster_at
 
 _SECONDS = 20.0
 
