@@ -210,9 +210,9 @@ LEAST = {
 }
 # A new Service is in a node's rules after a moment; the pod's own deadline ends a vain wait.
 _POST = """
-printf '%s' "$SESSION" | sed "s/MRENCLAVE/$(env SCONE_HASH=1 "$@")/" > /work/session.yaml
+printf '%s' "$SESSION" | sed "s/MRENCLAVE/$(env SCONE_HASH=1 "$@")/" > /scratch/session.yaml
 until crannog cas attest "$CAS" --only_for_testing-trust-any; do sleep 0.2; done
-crannog session create /work/session.yaml
+crannog session create /scratch/session.yaml
 """
 
 
@@ -238,9 +238,9 @@ def run_to_its_end(
         "name": "once",
         "image": image,
         "command": command,
-        "env": [{"name": "HOME", "value": "/work"}, *variables],
+        "env": [{"name": "HOME", "value": "/scratch"}, *variables],
         "securityContext": LEAST,
-        "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+        "volumeMounts": [{"name": "work", "mountPath": "/scratch"}],
     }
     if node_launcher:
         container["resources"] = {"limits": {SGX: 1}}
