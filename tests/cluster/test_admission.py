@@ -330,14 +330,16 @@ def policy(cluster: Cluster) -> Iterator[Policy]:
         cluster.kubectl("label", "namespace", probe, f"{label}=true")
         try:
             refused = json.dumps(_pod("host-pid", FORBIDDEN[1].change))
-            # The API server notices a new policy after a moment.
+            # The API server notices a new policy after a moment; and whoever comes before the
+            # namespace's service account is refused for another reason.
             cluster.wait(
                 lambda: (
-                    cluster.kubectl(
+                    FORBIDDEN[1].message
+                    in cluster.kubectl(
                         *("create", "-n", probe, "--dry-run=server", "-f", "-"),
                         input=refused,
                         check=False,
-                    ).returncode
+                    ).stderr
                 ),
                 "the policy to be effective",
             )
@@ -362,6 +364,14 @@ def protected_once(policy: Policy) -> Iterator[str]:
     name = f"test-{secrets.token_hex(4)}"
     policy.cluster.kubectl("create", "namespace", name)
     policy.cluster.kubectl("label", "namespace", name, f"{policy.label}=true")
+    policy.cluster.wait(
+        lambda: (
+            policy.cluster.kubectl(
+                *("get", "serviceaccount", "default", "-n", name, "--ignore-not-found")
+            ).stdout
+        ),
+        "the namespace's service account",
+    )
     yield name
     policy.cluster.kubectl("delete", "namespace", name, "--wait=false")
 
