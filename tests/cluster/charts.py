@@ -139,13 +139,21 @@ class InsideCas:
 
 
 def las_keys(las: Release) -> dict[str, str]:
-    """The public keys of the nodes' LASes, and each one's node."""
-    found = {}
-    for pod in las.pods():
+    """The public keys of the nodes' LASes, and each one's node; waits for one that starts."""
+    return las.cluster.wait(
+        lambda: _said_keys(las),
+        f"every LAS of {las.name} says its key",
+        seen=lambda: las.cluster.describe(las.namespace),
+    )
+
+
+def _said_keys(las: Release) -> dict[str, str]:
+    found, pods = {}, las.pods()
+    for pod in pods:
         key = re.search(r"has public key (\w{64})", las.logs(pod["metadata"]["name"]))
-        assert key is not None
-        found[key[1]] = str(pod["spec"]["nodeName"])
-    return found
+        if key is not None:
+            found[key[1]] = str(pod["spec"]["nodeName"])
+    return found if len(found) == len(pods) else {}
 
 
 @contextmanager

@@ -18,10 +18,10 @@ import pytest
 
 from tests.cluster import attackers
 from tests.cluster.attackers import Images, attest, sidecar
-from tests.cluster.charts import SGX, Release, las_keys, offered
+from tests.cluster.charts import SGX, Release, las_keys
 from tests.cluster.node_las import ENTRY, LAUNCHER, PORT, SOCKET, Installed, NodeLas
 from tests.cluster.rig import Cluster
-from tests.cluster.vouched import GREETING, PROGRAM, RAN, REFUSED, Cas, Pod, World
+from tests.cluster.vouched import GREETING, PROGRAM, RAN, REFUSED, Cas, Ended, Pod, World
 from tests.containers import artifacts
 from tests.containers.protected import create_session
 
@@ -514,15 +514,41 @@ def test_a_release_that_a_host_path_pod_changed_is_given_to_nobody(charts: Chart
         world.on_node(node, f"rm -rf {place} && mv {place}.away {place}")
     # By the kubelet, or by the scheduler once the plugin has said that its devices are unhealthy.
     assert "Allocate failed" in message or f"Insufficient {SGX}" in message, message
-    # The plugin notices by itself that the release is whole again.
-    world.cluster.wait(lambda: offered(world.cluster)[node], f"{node} offers SGX again")
-    assert RAN in world.run(world.pod(node=node)).log
+    # The plugin notices by itself that the release is whole again. What the API server has of the
+    # node may be from before, and then the kubelet rejects a pod once more.
+    ended = world.cluster.wait(
+        lambda: _run_if_taken(world, node),
+        f"{node} takes pods again",
+        seen=lambda: _plugin_log(charts.plugin, node),
+        every=1,
+    )
+    assert ended is not None
+    assert RAN in ended.log
 
 
 def _plugin_log(plugin: Release, node: str) -> str:
     """What the plugin of a node has said."""
     (pod,) = (one for one in plugin.pods() if one["spec"]["nodeName"] == node)
     return plugin.logs(pod["metadata"]["name"])
+
+
+def _run_if_taken(world: World, node: str) -> Ended | None:
+    """A pod of the world on this node, ended; None where it was not let in."""
+    pod = world.pod(node=node)
+    world.start(pod)
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    phase = world.cluster.wait(
+        lambda: (
+            _kept_out(world, pod)
+            or world.cluster.get("pod", name, "-n", namespace)["status"].get("containerStatuses")
+        ),
+        f"{name} is taken or kept out",
+        seen=lambda: world.cluster.describe(namespace),
+    )
+    if isinstance(phase, str):
+        world.cluster.kubectl("delete", "pod", name, "-n", namespace, "--wait=false")
+        return None
+    return world.ended(pod)
 
 
 def _kept_out(world: World, pod: Pod) -> str:
