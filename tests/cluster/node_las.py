@@ -23,7 +23,7 @@ ENTRY = f"{LAUNCHER}/run"
 SOCKET = "/run/crannog/las"
 PORT = 18766
 
-_STATE = f"/run/{RUN}/key"
+_STATE = f"/var/lib/{RUN}/key"  # what /run holds is gone when a test kills the node
 _RECORDS = (
     "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
     "/run/containerd/runc/k8s.io",

@@ -447,17 +447,17 @@ def test_an_image_with_a_preload_file_is_refused_and_its_code_never_ran(
     world: World, attacked: dict[str, Pod]
 ) -> None:
     ended = world.ended(_needs_compiler(attacked, "preload"))
-    assert "Unexpected enclave measurement" in ended.log, ended
-    assert GREETING not in ended.log, ended
-    assert "PRELOADED" not in ended.log, ended
+    assert "Unexpected enclave measurement" in ended.log, ended.log
+    assert GREETING not in ended.log, ended.log
+    assert "PRELOADED" not in ended.log, ended.log
 
 
 def test_variables_that_would_load_code_have_no_effect(
     world: World, attacked: dict[str, Pod]
 ) -> None:
     ended = world.ended(_needs_compiler(attacked, "variables"))
-    assert RAN in ended.log, ended
-    assert "PRELOADED" not in ended.log, ended
+    assert RAN in ended.log, ended.log
+    assert "PRELOADED" not in ended.log, ended.log
 
 
 def test_a_forked_holder_of_the_socket_is_refused(world: World, attacked: dict[str, Pod]) -> None:

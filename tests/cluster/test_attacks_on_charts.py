@@ -88,8 +88,8 @@ def refused(log: str, *reasons: str) -> None:
 
 def test_a_pod_that_plays_no_tricks_reaches_level_node(charts: Charts) -> None:
     ended = charts.world.run(charts.world.pod())
-    assert RAN in ended.log, ended
-    assert "at level node" in ended.log, ended
+    assert RAN in ended.log, ended.log
+    assert "at level node" in ended.log, ended.log
 
 
 class Attack(NamedTuple):
@@ -288,7 +288,7 @@ def claimed(charts: Charts) -> dict[str, Pod]:
 
 def test_the_pod_that_a_session_names_is_let_in(charts: Charts, claimed: dict[str, Pod]) -> None:
     ended = charts.world.ended(claimed[""])
-    assert RAN in ended.log, ended
+    assert RAN in ended.log, ended.log
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -296,10 +296,10 @@ def test_a_pod_of_another_name_is_refused(
     charts: Charts, claimed: dict[str, Pod], claim: str
 ) -> None:
     ended = charts.world.ended(claimed[claim])
-    assert GREETING not in ended.log, ended
+    assert GREETING not in ended.log, ended.log
     for text in (ended.log, ended.message):
-        assert f"Unexpected container: {claim} '" in text, ended
-        assert "Expected 'another'" in text, ended
+        assert f"Unexpected container: {claim} '" in text, ended.log
+        assert "Expected 'another'" in text, ended.log
 
 
 def test_another_container_of_the_same_pod_is_refused(charts: Charts) -> None:
@@ -486,7 +486,7 @@ def test_a_pod_that_hogs_the_socket_stops_no_other(charts: Charts) -> None:
     ended = world.run(
         world.pod(node=node, environment=world.environment(CRANNOG_RETRY_SECONDS="30"))
     )
-    assert RAN in ended.log, ended
+    assert RAN in ended.log, ended.log
     names = [hog["metadata"]["name"] for hog in hogs]
     world.cluster.kubectl("delete", "pod", *names, "-n", world.namespace, "--wait=false")
 

@@ -7,6 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,31 @@ def test_the_cass_test_attests(inside_cas: InsideCas) -> None:
     said = inside_cas.release.test()
     assert "attested at level simulation or above" in said
     assert f"configured by CAS at {inside_cas.address}:18765 at level simulation" in said
+
+
+def test_the_cass_test_waits_for_a_cas_that_starts(
+    cluster: Cluster, cluster_images: dict[str, str]
+) -> None:
+    values: dict[str, Any] = {"minimumLevel": "simulation", "persistence": {"enabled": False}}
+    with (
+        namespace_of_its_own(cluster, "cas", _RESTRICTED) as namespace,
+        chart_installed(cluster, cluster_images, "cas", values, namespace=namespace) as release,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        scale = ("scale", "statefulset", "cas", "-n", namespace)
+        cluster.kubectl(*scale, "--replicas=0")
+        cluster.kubectl("wait", "pod/cas-0", "-n", namespace, "--for=delete", "--timeout=60s")
+        tested = beside.submit(release.try_test)
+        trying = ("logs", "cas-test", "-n", namespace, "-c", "session")
+        cluster.wait(
+            lambda: "connection refused" in cluster.kubectl(*trying, check=False).stdout,
+            "the test has tried once",
+            seen=lambda: cluster.describe(namespace),
+        )
+        cluster.kubectl(*scale, "--replicas=1")
+        done = tested.result()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "attested at level simulation or above" in done.stdout
 
 
 def test_a_cas_of_level_node_attests_what_an_enrolled_las_vouches_for(

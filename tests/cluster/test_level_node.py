@@ -35,9 +35,9 @@ def test_a_pod_is_vouched_for_by_the_las_of_its_own_node(world: World) -> None:
         world.start(*pods.values())
         for node, pod in pods.items():
             ended = world.ended(pod)
-            assert (RAN in ended.log) == (node == first), ended
+            assert (RAN in ended.log) == (node == first), ended.log
             if node == first:
-                assert "at level node" in ended.log, ended
+                assert "at level node" in ended.log, ended.log
             else:
                 assert f"{world.installed.nodes[node].key}, is not enrolled" in ended.log
 
@@ -124,8 +124,8 @@ def kinds(world: World) -> dict[str, Pod]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pod_reaches_level_node(world: World, kinds: dict[str, Pod], kind: str) -> None:
     ended = world.ended(kinds[kind])
-    assert RAN in ended.log, ended
-    assert "at level node" in ended.log, ended
+    assert RAN in ended.log, ended.log
+    assert "at level node" in ended.log, ended.log
 
 
 def test_an_init_container_reaches_level_node(world: World, kinds: dict[str, Pod]) -> None:
@@ -155,7 +155,7 @@ def test_after_the_las_has_been_started_again(world: World) -> None:
     restart(world.cluster, world.installed, node)
     assert world.installed.nodes[node].key in las_log(world.cluster, world.installed, node)
     ended = world.run(world.pod(node=node))
-    assert RAN in ended.log, ended
+    assert RAN in ended.log, ended.log
 
 
 CLAIMS: dict[str, Callable[[World], dict[str, str]]] = {
@@ -198,7 +198,7 @@ def _asked(world: World, claims: dict[str, str], namespace: str = "") -> Pod:
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_a_claim_that_holds(world: World, claimed: dict[tuple[str, bool], Pod], claim: str) -> None:
     ended = world.ended(claimed[claim, True])
-    assert RAN in ended.log, ended
+    assert RAN in ended.log, ended.log
 
 
 @pytest.mark.parametrize("claim", UNMET)
@@ -274,7 +274,7 @@ def second(world: World, tmp_path_factory: pytest.TempPathFactory) -> Second:
 
 def test_a_new_release_is_noticed_and_the_old_one_stays(world: World, second: Second) -> None:
     ended = second.run()
-    assert RAN in ended.log, ended
+    assert RAN in ended.log, ended.log
     log = las_log(world.cluster, world.installed, second.node)
     assert f"launcher {second.digest} is whole" in log
     assert RAN in world.run(world.pod(node=second.node)).log

@@ -288,7 +288,7 @@ def world(
 def test_the_reason_is_where_the_user_looks(world: World, name: str) -> None:
     case = CASES[name]
     ended = world.app.ended(name)
-    assert ended.code == case.code, ended
+    assert ended.code == case.code, str(ended)
     described = world.app.described(name)
     for reason in case.reasons:
         assert re.search(reason, ended.message), ended.message
@@ -389,4 +389,4 @@ def test_the_nodes_launcher_where_no_plugin_gives_it(world: World) -> None:
     container = {"command": [entry, "--", "python3"]}
     app.start(app.deployment(name, app.variables(app.session()), container=container))
     ended = app.ended(name)
-    assert (entry in ended.message, "no such file" in ended.message) == (True, True), ended
+    assert (entry in ended.message, "no such file" in ended.message) == (True, True), str(ended)

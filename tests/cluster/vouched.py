@@ -219,7 +219,7 @@ class World:
         self.start(*pods)
         for pod in pods:
             done = self.ended(pod)
-            assert done.code == 0, done
+            assert done.code == 0, done.log
 
     @contextmanager
     def only_enrolled(self, *nodes: str) -> Iterator[None]:
@@ -244,7 +244,7 @@ class World:
     def measured(self, *command: str, image: str = "") -> str:
         """The MRENCLAVE of a command, by the node's launcher."""
         ended = self.run(self.pod("--", *command, environment={"SCONE_HASH": "1"}, image=image))
-        assert ended.code == 0, ended
+        assert ended.code == 0, ended.log
         return ended.log.strip()
 
     def session(self, **more: object) -> str:
